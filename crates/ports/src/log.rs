@@ -1,0 +1,135 @@
+//! The log: partitioned, append-only, with a time index. Kafka in a cluster, an embedded database in `dev`.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use windrow_protocol::cut::Lookup;
+use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicId, TopicName};
+
+/// Why a call to the log failed, by what the caller should do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// Not now: retry with backoff. For an append the outcome is unknown: the record may be in the log.
+    #[error("log is unavailable: {0}")]
+    Unavailable(String),
+    /// The topic or partition does not exist.
+    #[error("topic {0} does not exist")]
+    NoTopic(String),
+    /// The range's start is gone from the log (retention or DeleteRecords passed it), or its end is not there (yet):
+    /// data loss for a planned range. Never retried silently.
+    #[error("offsets {wanted} are not in the log, which holds {held}")]
+    OutOfRange { wanted: OffsetRange, held: OffsetRange },
+    /// The log refuses the request as such: too large, bad timestamp, not authorised. Retrying can't help.
+    #[error("log refused the request: {0}")]
+    Refused(String),
+    /// The topic exists already (create only).
+    #[error("topic {0} exists already")]
+    Exists(String),
+}
+
+/// A topic to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTopic {
+    pub name: TopicName,
+    /// At least 1.
+    pub partitions: i32,
+    /// Copies of each partition (Kafka); -1 takes the broker's default.
+    pub replication: i32,
+    /// Milliseconds of event time after which records are dropped; `None` keeps by time for ever.
+    pub retention_ms: Option<i64>,
+    /// `message.timestamp.after.max.ms`: how far ahead of the broker's clock a record may be. `None`: broker default.
+    pub max_ahead_ms: Option<i64>,
+}
+
+/// What is known of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    pub id: TopicId,
+    pub partitions: i32,
+    /// `None`: records are kept by time for ever.
+    pub retention_ms: Option<i64>,
+    /// `cleanup.policy` contains `compact`: offsets vanish, so counting is impossible.
+    pub compacted: bool,
+    /// The log sets timestamps itself (`LogAppendTime`), so the time index is not of event time.
+    pub append_time: bool,
+}
+
+/// First offset in the log and first offset not in it yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub log_start: Offset,
+    pub high_watermark: Offset,
+}
+
+/// A record to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    pub key: Option<Bytes>,
+    pub payload: Bytes,
+    /// Event time; the log keeps whole milliseconds, rounded down.
+    pub timestamp: Timestamp,
+}
+
+/// A record as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub offset: Offset,
+    /// Whole milliseconds.
+    pub timestamp: Timestamp,
+    pub key: Option<Bytes>,
+    pub payload: Bytes,
+}
+
+/// A partitioned log with a time index.
+#[async_trait]
+pub trait Log: Send + Sync + std::fmt::Debug {
+    /// Makes a topic. `Exists` if there is one of that name.
+    async fn create_topic(&self, topic: &NewTopic) -> Result<(), LogError>;
+
+    /// Deletes a topic with all its records.
+    async fn delete_topic(&self, topic: &TopicName) -> Result<(), LogError>;
+
+    /// What is known of a topic now. `NoTopic` if there is none.
+    async fn topic(&self, topic: &TopicName) -> Result<TopicInfo, LogError>;
+
+    /// Appends records to one partition in order; returns the offset of each once all are durable (acks=all).
+    /// On `Unavailable` any prefix may have been appended.
+    async fn append(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        records: Vec<Append>,
+    ) -> Result<Vec<Offset>, LogError>;
+
+    /// For each (partition, time): the first offset whose record has a timestamp >= time (`offsetsForTimes`).
+    /// A partition may occur once per call. Each element has its own result.
+    async fn look_up(
+        &self,
+        topic: &TopicName,
+        times: &[(PartitionId, Timestamp)],
+    ) -> Result<Vec<Result<Lookup, LogError>>, LogError>;
+
+    /// The bounds of partitions, in the order asked.
+    async fn bounds(
+        &self,
+        topic: &TopicName,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<Result<Bounds, LogError>>, LogError>;
+
+    /// The records of a range, in order, in chunks. Ends after the range's last record. Offsets inside the range may be
+    /// missing (aborted or compacted); completeness is never a matter of counting. `OutOfRange` as the first item if the
+    /// log no longer has the range's start or does not reach its end.
+    /// The timestamp of a single record is read with a range of one.
+    fn read(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        range: OffsetRange,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>>;
+
+    /// Drops all records before `before` (`DeleteRecords`).
+    async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError>;
+
+    /// Whether the log answers at all, for readiness.
+    async fn ping(&self) -> Result<(), LogError>;
+}

@@ -1,0 +1,223 @@
+//! The job: what to compute, over which topic, in which windows, written where. The YAML job file is this, field by field.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::duration::Length;
+use crate::window::Every;
+use crate::{JobName, TopicName, WindowSpec};
+
+mod check;
+pub use check::{Limits, Violation};
+
+/// `apiVersion` of job files.
+pub const API_VERSION: &str = "windrow/v1";
+
+/// A job file as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobFile {
+    /// `windrow/v1`.
+    pub api_version: String,
+    /// `Job`.
+    pub kind: Kind,
+    pub metadata: Metadata,
+    pub spec: JobSpec,
+}
+
+/// The kinds of objects that files can declare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    Job,
+}
+
+/// Who the object is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    pub name: JobName,
+    /// Free key-value pairs for people and tools; windrow decides nothing by them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a job computes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobSpec {
+    pub source: Source,
+    pub window: WindowSpec,
+    /// How much later than a window's end its readings may still arrive, in event time of the partition. Default 10m.
+    #[serde(default = "default_lateness")]
+    pub lateness: Length,
+    /// Wall clock after which a silent partition no longer holds a window back. Default 5m.
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout: Length,
+    /// What becomes of readings that come after their window was sealed. Default `side`.
+    #[serde(default)]
+    pub late: LatePolicy,
+    /// SQL over table `readings` (device, time, seq, declared values and tags), run once per partition of a window.
+    pub map: String,
+    /// SQL over table `parts` (all map outputs of a window), run once per window. Without it the map's output is the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<String>,
+    #[serde(default)]
+    pub output: Output,
+    /// How often a batch is tried before it is parked as failed. Default 5.
+    #[serde(default = "default_max_attempts")]
+    pub max_attempts: u32,
+}
+
+fn default_lateness() -> Length {
+    Length::from_secs(600)
+}
+
+fn default_idle_timeout() -> Length {
+    Length::from_secs(300)
+}
+
+fn default_max_attempts() -> u32 {
+    5
+}
+
+/// Where readings come from and what they carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Source {
+    pub topic: TopicName,
+    /// Columns with measured values, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, ValueType>,
+    /// Columns of strings that rarely change: zone, site, model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// What the topic's messages are. Default `windrow`.
+    #[serde(default)]
+    pub format: Format,
+    /// How to find device and time in JSON messages; only with `format: json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub json: Option<JsonSource>,
+}
+
+/// What a topic's messages hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// Blocks that a windrow gateway wrote.
+    #[default]
+    Windrow,
+    /// One JSON object, an array of them, or one per line (NDJSON), as others write them.
+    Json,
+}
+
+/// Where a JSON message keeps its device, time and sequence number.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JsonSource {
+    /// Field that names the device. Default: the message's key, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Field that holds the sequence number. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<String>,
+    /// Field that holds the event time. Default: the message's timestamp is the event time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<JsonTime>,
+}
+
+/// An event time inside a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JsonTime {
+    pub field: String,
+    #[serde(default)]
+    pub format: TimeFormat,
+    /// Furthest distance of this time from the message's timestamp, either way. Readings outside are quarantined.
+    pub bound: Length,
+}
+
+/// How an event time is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeFormat {
+    /// `2026-03-29T01:30:00Z`, any offset.
+    #[default]
+    Rfc3339,
+    UnixSeconds,
+    UnixMillis,
+    UnixMicros,
+}
+
+/// Type of a declared value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueType {
+    F64,
+    I64,
+    Bool,
+    String,
+}
+
+impl ValueType {
+    /// As written in a job file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F64 => "f64",
+            Self::I64 => "i64",
+            Self::Bool => "bool",
+            Self::String => "string",
+        }
+    }
+}
+
+/// What becomes of late readings. `amend` will be a third way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LatePolicy {
+    /// Written once to the `late/` dataset.
+    #[default]
+    Side,
+    /// Counted in the ledger, not kept.
+    Drop,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Output {
+    #[serde(default)]
+    pub format: OutputFormat,
+}
+
+/// File format of results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputFormat {
+    /// Parquet, zstd.
+    #[default]
+    Parquet,
+}
+
+impl JobSpec {
+    /// SHA-256 (first 16 hex digits) over the canonical JSON: two specs have the same hash iff they compute the same.
+    pub fn hash(&self) -> String {
+        // Maps are ordered and no float occurs, so the JSON is canonical; a struct of strings and maps always serialises.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(&json).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// How far event times may lie from their record's timestamp (0 unless the event time is a JSON field).
+    pub fn time_bound(&self) -> Length {
+        self.source.json.as_ref().and_then(|json| json.time.as_ref()).map_or(Length::default(), |time| time.bound)
+    }
+
+    /// Whether windows are of fixed length and shorter than a calendar day.
+    pub fn every(&self) -> Every {
+        self.window.every
+    }
+}
+
+#[cfg(test)]
+mod tests;

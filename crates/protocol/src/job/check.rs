@@ -1,0 +1,149 @@
+//! The checks of a job that need nothing but the job. SQL is checked where it can be planned, topics where there is a log.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{API_VERSION, Format, JobFile, JobSpec};
+use crate::duration::Length;
+
+/// One thing that is wrong with a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// Field in the job file, e.g. `spec.window.timeZone`.
+    pub path: String,
+    /// Stable code, `UPPER_SNAKE`.
+    pub reason: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Position within the field's text (SQL), 1-based line and column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<(u32, u32)>,
+}
+
+impl Violation {
+    /// A violation without position.
+    pub fn new(path: impl Into<String>, reason: &str, message: impl Into<String>) -> Self {
+        Self { path: path.into(), reason: reason.to_owned(), message: message.into(), position: None }
+    }
+}
+
+/// What the gateways of the cluster guarantee about blocks; a job's lateness must cover it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How far ahead of the gateway's clock an event time may be. Default 30 s.
+    pub max_skew: Length,
+    /// How much event time one block may span. Default 60 s.
+    pub max_block_span: Length,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_skew: Length::from_secs(30), max_block_span: Length::from_secs(60) }
+    }
+}
+
+/// Columns that every reading has.
+const OWN_COLUMNS: [&str; 3] = ["device", "time", "seq"];
+
+/// The most declared columns a job can have.
+const MAX_COLUMNS: usize = 1_000;
+
+/// The longest SQL text, in bytes. A job must fit an etcd request (1.5 MiB) several times over.
+const MAX_SQL_BYTES: usize = 64 * 1024;
+
+impl JobFile {
+    /// Everything that is wrong with the file, in the order of its fields.
+    pub fn check(&self, limits: Limits) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        if self.api_version != API_VERSION {
+            let message = format!("apiVersion {:?} is not known; expected {API_VERSION}", self.api_version);
+            violations.push(Violation::new("apiVersion", "UNKNOWN_API_VERSION", message));
+        }
+        violations.extend(self.spec.check(limits));
+        violations
+    }
+}
+
+impl JobSpec {
+    /// Everything that is wrong with the spec, in the order of its fields.
+    pub fn check(&self, limits: Limits) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        self.check_columns(&mut violations);
+        self.check_format(&mut violations);
+        if let Err(error) = self.window.calendar() {
+            violations.push(Violation::new("spec.window.timeZone", "UNKNOWN_TIME_ZONE", error.to_string()));
+        }
+        self.check_times(limits, &mut violations);
+        check_sql("spec.map", &self.map, &mut violations);
+        if let Some(reduce) = &self.reduce {
+            check_sql("spec.reduce", reduce, &mut violations);
+        }
+        if self.max_attempts == 0 {
+            violations.push(Violation::new("spec.maxAttempts", "OUT_OF_RANGE", "maxAttempts must be at least 1"));
+        }
+        violations
+    }
+
+    fn check_columns(&self, violations: &mut Vec<Violation>) {
+        let mut seen: BTreeSet<&str> = OWN_COLUMNS.into();
+        let values = self.source.values.keys().map(|name| (format!("spec.source.values.{name}"), name));
+        let tags = self.source.tags.iter().enumerate().map(|(i, name)| (format!("spec.source.tags[{i}]"), name));
+        for (path, name) in values.chain(tags) {
+            if name.is_empty() || name.len() > 128 {
+                violations.push(Violation::new(&path, "INVALID_COLUMN", "a column's name has 1 to 128 bytes"));
+            } else if !seen.insert(name) {
+                let message = format!(
+                    "column {name:?} is declared twice, or is one of device, time, seq, which every reading has"
+                );
+                violations.push(Violation::new(&path, "DUPLICATE_COLUMN", message));
+            }
+        }
+        if seen.len() > MAX_COLUMNS {
+            let message = format!("{} columns are declared; at most {MAX_COLUMNS} can be", seen.len());
+            violations.push(Violation::new("spec.source.values", "TOO_MANY_COLUMNS", message));
+        }
+    }
+
+    fn check_format(&self, violations: &mut Vec<Violation>) {
+        if self.source.json.is_some() && self.source.format != Format::Json {
+            let message = "source.json is given but source.format is not json; add format: json or remove it";
+            violations.push(Violation::new("spec.source.json", "FORMAT_MISMATCH", message));
+        }
+    }
+
+    fn check_times(&self, limits: Limits, violations: &mut Vec<Violation>) {
+        // Blocks of a windrow topic span event time and may be ahead of the clock; foreign messages are single points.
+        let least = match self.source.format {
+            Format::Windrow => limits.max_skew.millis() + limits.max_block_span.millis(),
+            Format::Json => limits.max_skew.millis(),
+        };
+        if self.lateness.millis() <= least {
+            let message = format!(
+                "lateness {} is too short: it must exceed {}, the clock skew ({}) plus the block span ({}) that gateways allow",
+                self.lateness,
+                Length::from_millis(least),
+                limits.max_skew,
+                limits.max_block_span
+            );
+            violations.push(Violation::new("spec.lateness", "LATENESS_TOO_SHORT", message));
+        }
+        if self.idle_timeout.millis() == 0 {
+            let message = "idleTimeout must be longer than 0s, e.g. 5m";
+            violations.push(Violation::new("spec.idleTimeout", "OUT_OF_RANGE", message));
+        }
+    }
+}
+
+fn check_sql(path: &str, sql: &str, violations: &mut Vec<Violation>) {
+    if sql.trim().is_empty() {
+        violations.push(Violation::new(
+            path,
+            "EMPTY_SQL",
+            "expected one SELECT statement, e.g. SELECT device, count(*) AS n FROM readings GROUP BY device",
+        ));
+    } else if sql.len() > MAX_SQL_BYTES {
+        let message = format!("the SQL has {} bytes; at most {MAX_SQL_BYTES} are allowed", sql.len());
+        violations.push(Violation::new(path, "SQL_TOO_LONG", message));
+    }
+}

@@ -1,0 +1,67 @@
+use super::*;
+
+const CONGESTION: &str = r#"{
+    "apiVersion": "windrow/v1", "kind": "Job", "metadata": {"name": "congestion"},
+    "spec": {
+        "source": {"topic": "traffic", "values": {"speed": "f64", "occupancy": "f64"}, "tags": ["district"]},
+        "window": {"every": "day", "timeZone": "America/Chicago"},
+        "lateness": "10m", "idleTimeout": "5s",
+        "map": "SELECT device FROM readings", "output": {"format": "parquet"}
+    }
+}"#;
+
+fn congestion() -> JobFile {
+    serde_json::from_str(CONGESTION).unwrap()
+}
+
+fn reasons(file: &JobFile) -> Vec<String> {
+    file.check(Limits::default()).into_iter().map(|v| format!("{} {}", v.path, v.reason)).collect()
+}
+
+#[test]
+fn a_good_job_has_no_violations_and_the_documented_defaults() {
+    let job = congestion();
+    assert_eq!(reasons(&job), Vec::<String>::new());
+    assert_eq!((job.spec.late, job.spec.max_attempts), (LatePolicy::Side, 5));
+}
+
+#[test]
+fn an_unknown_field_is_refused() {
+    let error = serde_json::from_str::<JobFile>(&CONGESTION.replace("lateness", "latenes")).unwrap_err();
+    assert!(error.to_string().contains("latenes"), "{error}");
+}
+
+#[test]
+fn each_mistake_is_named_with_its_path() {
+    let mut job = congestion();
+    job.api_version = "windrow/v2".into();
+    job.spec.window.time_zone = "Mars/Olympus".into();
+    job.spec.lateness = Length::from_secs(90);
+    job.spec.idle_timeout = Length::default();
+    job.spec.source.tags.push("time".into());
+    job.spec.source.json = Some(JsonSource::default());
+    job.spec.map = "  ".into();
+    job.spec.max_attempts = 0;
+    assert_eq!(
+        reasons(&job),
+        [
+            "apiVersion UNKNOWN_API_VERSION",
+            "spec.source.tags[1] DUPLICATE_COLUMN",
+            "spec.source.json FORMAT_MISMATCH",
+            "spec.window.timeZone UNKNOWN_TIME_ZONE",
+            "spec.lateness LATENESS_TOO_SHORT",
+            "spec.idleTimeout OUT_OF_RANGE",
+            "spec.map EMPTY_SQL",
+            "spec.maxAttempts OUT_OF_RANGE",
+        ]
+    );
+}
+
+#[test]
+fn the_hash_changes_with_what_is_computed_and_with_nothing_else() {
+    let (job, mut other) = (congestion(), congestion());
+    other.metadata.labels.insert("team".into(), "roads".into());
+    assert_eq!(job.spec.hash(), other.spec.hash());
+    other.spec.map.push_str(" WHERE speed > 0");
+    assert_ne!(job.spec.hash(), other.spec.hash());
+}

@@ -1,0 +1,101 @@
+//! What a commit writes: the marker, whose creation makes an attempt the batch's result.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{FinishPlan, Plan};
+use crate::{AttemptId, JobName, Ledger, PartitionId, Timestamp};
+
+/// The version of the marker's JSON. Readers refuse a larger one.
+pub const MARKER_VERSION: u32 = 1;
+
+/// One file of a committed attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileEntry {
+    /// Where the attempt wrote it, from the job root's parent (the store's root).
+    pub staged: String,
+    /// Where readers find it once it is published, likewise.
+    pub path: String,
+    pub bytes: u64,
+    pub rows: u64,
+    /// SHA-256 of the content, lower-case hex.
+    pub sha256: String,
+}
+
+/// `_commits/<window>/<partition>.r<revision>.json`: the result of one partition's batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Marker {
+    pub version: u32,
+    pub job: JobName,
+    pub plan: Plan,
+    pub attempt: AttemptId,
+    pub ledger: Ledger,
+    pub files: Vec<FileEntry>,
+    /// Reasons of quarantine, the first few, for people to read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantine_reasons: Vec<String>,
+    /// Wall clock of the worker at commit, for people to read; nothing is decided by it.
+    pub committed_at: Timestamp,
+}
+
+/// `_commits/<window>/_complete.r<revision>.json`: all partitions of the window are committed, and its reduce is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Complete {
+    pub version: u32,
+    pub job: JobName,
+    pub plan: FinishPlan,
+    pub attempt: AttemptId,
+    /// The reduce's files; empty for a job without a reduce.
+    pub files: Vec<FileEntry>,
+    /// Rows under `data/` for this window: the reduce's, or all partitions' if there is none.
+    pub rows: u64,
+    /// Sum over the partitions' ledgers.
+    pub ledger: Ledger,
+    /// Attempts of the partitions that the reduce read, in the order of `plan.partitions`.
+    pub inputs: Vec<Input>,
+    pub committed_at: Timestamp,
+}
+
+/// A partition's committed result, as input of a window's last step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Input {
+    pub partition: PartitionId,
+    pub attempt: AttemptId,
+}
+
+/// Either kind of marker, as far as committing and publishing care.
+pub trait Committed: Serialize + serde::de::DeserializeOwned + Send + Sync {
+    /// Whose attempt it is.
+    fn attempt(&self) -> &AttemptId;
+    /// What must be published.
+    fn files(&self) -> &[FileEntry];
+    /// Version of the JSON.
+    fn version(&self) -> u32;
+}
+
+impl Committed for Marker {
+    fn attempt(&self) -> &AttemptId {
+        &self.attempt
+    }
+    fn files(&self) -> &[FileEntry] {
+        &self.files
+    }
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl Committed for Complete {
+    fn attempt(&self) -> &AttemptId {
+        &self.attempt
+    }
+    fn files(&self) -> &[FileEntry] {
+        &self.files
+    }
+    fn version(&self) -> u32 {
+        self.version
+    }
+}

@@ -1,0 +1,155 @@
+//! Every object path, in one place. Nothing else formats a path.
+//!
+//! Paths are relative to the store's root. All segments are validated ids, so no input can escape its folder.
+
+use crate::plan::Part;
+use crate::{AttemptId, JobName, PartitionId, Revision, WindowId};
+
+/// A folder of a job that readers look into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dataset {
+    /// The job's result: the reduce's output where there is a reduce, else the map's.
+    Data,
+    /// Map outputs behind a reduce.
+    Parts,
+    /// Readings that came after their window was sealed.
+    Late,
+    /// Readings and records that could not be used, with the reason.
+    Quarantine,
+}
+
+impl Dataset {
+    /// The folder's name under the job's root.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Parts => "parts",
+            Self::Late => "late",
+            Self::Quarantine => "quarantine",
+        }
+    }
+}
+
+/// `<job>/<dataset>`: what `read_parquet('<root>/<job>/data/**/*.parquet')` walks.
+pub fn dataset(job: &JobName, dataset: Dataset) -> String {
+    format!("{job}/{}", dataset.folder())
+}
+
+/// Final path of a published file. It carries neither attempt nor revision: publishing a newer revision replaces the
+/// file in one atomic copy.
+pub fn file(job: &JobName, dataset: Dataset, window: WindowId, part: Part, number: u32) -> String {
+    let folder = dataset.folder();
+    match part {
+        Part::Partition(partition) => {
+            format!("{job}/{folder}/window={window}/part-{partition:05}-{number:03}.parquet", partition = partition.0)
+        }
+        Part::Finish => format!("{job}/{folder}/window={window}/part-reduce-{number:03}.parquet"),
+    }
+}
+
+/// `<job>/_staging/`: all attempts' files.
+pub fn staging(job: &JobName) -> String {
+    format!("{job}/_staging")
+}
+
+/// The folder of one attempt's files.
+pub fn attempt(job: &JobName, window: WindowId, part: Part, attempt: &AttemptId) -> String {
+    format!("{job}/_staging/{window}/{part}/{attempt}")
+}
+
+/// Where an attempt stages one file of a dataset.
+pub fn staged(
+    job: &JobName,
+    window: WindowId,
+    part: Part,
+    attempt_id: &AttemptId,
+    dataset: Dataset,
+    number: u32,
+) -> String {
+    format!("{}/{}-{number:03}.parquet", attempt(job, window, part, attempt_id), dataset.folder())
+}
+
+/// `<job>/_commits`: all markers.
+pub fn commits(job: &JobName) -> String {
+    format!("{job}/_commits")
+}
+
+/// `<job>/_commits/<window>`: the markers of one window.
+pub fn window_commits(job: &JobName, window: WindowId) -> String {
+    format!("{job}/_commits/{window}")
+}
+
+/// The marker of a batch, or of a window's completeness.
+pub fn marker(job: &JobName, window: WindowId, part: Part, revision: Revision) -> String {
+    match part {
+        Part::Partition(partition) => format!("{job}/_commits/{window}/{partition}.{revision}.json"),
+        Part::Finish => format!("{job}/_commits/{window}/_complete.{revision}.json"),
+    }
+}
+
+/// What a marker's path says about it; `None` for a path that is no marker.
+pub fn parse_marker(path: &str) -> Option<(JobName, WindowId, Part, Revision)> {
+    let mut segments = path.split('/');
+    let job = JobName::new(segments.next()?).ok()?;
+    if segments.next()? != "_commits" {
+        return None;
+    }
+    let window = crate::Timestamp::from_compact(segments.next()?).ok().map(WindowId)?;
+    let mut name = segments.next()?.split('.');
+    let part = match name.next()? {
+        "_complete" => Part::Finish,
+        partition => Part::Partition(PartitionId(partition.parse().ok()?)),
+    };
+    let revision = Revision(name.next()?.strip_prefix('r')?.parse().ok()?);
+    let well_formed = name.next()? == "json" && name.next().is_none() && segments.next().is_none();
+    well_formed.then_some((job, window, part, revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Timestamp;
+
+    #[test]
+    fn paths_are_those_that_the_documentation_names() {
+        let job = JobName::new("congestion").unwrap();
+        let window = "2015-09-01T05:00:00Z".parse().unwrap();
+        let attempt_id = AttemptId::new("a1").unwrap();
+        let part = Part::Partition(PartitionId(3));
+        assert_eq!(
+            file(&job, Dataset::Data, window, part, 0),
+            "congestion/data/window=20150901T050000Z/part-00003-000.parquet"
+        );
+        assert_eq!(marker(&job, window, part, Revision(0)), "congestion/_commits/20150901T050000Z/3.r0.json");
+        assert_eq!(
+            marker(&job, window, Part::Finish, Revision(1)),
+            "congestion/_commits/20150901T050000Z/_complete.r1.json"
+        );
+        assert_eq!(
+            staged(&job, window, part, &attempt_id, Dataset::Late, 1),
+            "congestion/_staging/20150901T050000Z/3/a1/late-001.parquet"
+        );
+    }
+
+    #[test]
+    fn what_is_no_marker_is_not_read_as_one() {
+        for path in
+            ["j/_commits/20150901T050000Z/3.json", "j/data/20150901T050000Z/3.r0.json", "j/_commits/x/3.r0.json", ""]
+        {
+            assert_eq!(parse_marker(path), None, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn marker_paths_round_trip(job in "[a-z0-9-]{1,63}", ms in -60_000_000_000_000i64..200_000_000_000_000, partition in prop::option::of(0i32..100_000), revision in 0u32..9_999) {
+            let job = JobName::new(job).unwrap();
+            let window = WindowId(Timestamp::from_millis(ms));
+            let part = partition.map_or(Part::Finish, |p| Part::Partition(PartitionId(p)));
+            let path = marker(&job, window, part, Revision(revision));
+            prop_assert_eq!(parse_marker(&path), Some((job, window, part, Revision(revision))));
+        }
+    }
+}

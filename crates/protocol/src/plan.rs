@@ -1,0 +1,168 @@
+//! The plan of a batch: the exact offsets that every attempt reads, written once before any work.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{JobName, Offset, PartitionId, Revision, TopicId, TopicName, Window, WindowId};
+
+/// A half-open range [start, end) of offsets; `start <= end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OffsetRange {
+    /// First offset inside.
+    pub start: Offset,
+    /// First offset after.
+    pub end: Offset,
+}
+
+impl OffsetRange {
+    /// The range from `start` to `end`; empty at `end` where `start` lies beyond it.
+    pub fn new(start: Offset, end: Offset) -> Self {
+        Self { start: start.min(end), end }
+    }
+
+    /// Whether the range holds no offset.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// How many offsets it spans.
+    pub fn len(&self) -> u64 {
+        self.end.0.abs_diff(self.start.0)
+    }
+
+    /// Whether the offset lies inside.
+    pub fn contains(&self, offset: Offset) -> bool {
+        self.start <= offset && offset < self.end
+    }
+}
+
+impl fmt::Display for OffsetRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}, {})", self.start, self.end)
+    }
+}
+
+/// What decided where a batch ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SealedBy {
+    /// The log holds a record at or after window end + lateness.
+    Watermark,
+    /// The partition was silent for the job's idle timeout; the end is the high watermark of that moment.
+    Idle,
+}
+
+/// Names one batch of one job: the unit of assignment, retry and commit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchId {
+    pub job: JobName,
+    pub window: WindowId,
+    pub part: Part,
+    #[serde(default)]
+    pub revision: Revision,
+}
+
+/// What of a window a batch computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The map over one partition's offsets.
+    Partition(PartitionId),
+    /// The window's end: the reduce over all partitions' outputs if the job has one, then the `_complete` marker.
+    Finish,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Partition(partition) => partition.fmt(f),
+            Self::Finish => f.write_str("finish"),
+        }
+    }
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "finish" => Ok(Self::Finish),
+            _ => text
+                .parse()
+                .map(|p| Self::Partition(PartitionId(p)))
+                .map_err(|_| format!("{text:?} is neither a partition number nor \"finish\"")),
+        }
+    }
+}
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.job, self.window, self.part, self.revision)
+    }
+}
+
+/// The offsets of one partition's batch. Immutable once stored: retention, truncation, unclean elections and topic
+/// re-creation all move the answers it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    pub topic: TopicName,
+    /// A topic that is deleted and made again is another topic, whatever its name.
+    pub topic_id: TopicId,
+    pub partition: PartitionId,
+    pub window: Window,
+    /// Every offset that can hold a reading of the window (and those that the batch owns).
+    pub read: OffsetRange,
+    /// The offsets whose late readings this batch alone may emit: [end of the batch before, own end).
+    pub owned: OffsetRange,
+    /// Owned offsets that the log had already dropped when the plan was made: lost, and reported as such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<OffsetRange>,
+    pub sealed_by: SealedBy,
+    pub revision: Revision,
+    /// Hash of the job's spec at planning, [`crate::JobSpec::hash`]. Attempts run the spec that has it.
+    pub spec_hash: String,
+    /// The job's generation at planning.
+    pub generation: u64,
+}
+
+/// The plan of a window's last step: which partitions' results it joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FinishPlan {
+    pub topic: TopicName,
+    pub topic_id: TopicId,
+    pub window: Window,
+    /// For a run of windows that no partition has any offset for: the end of the last of them. Equals `window.end` otherwise.
+    pub until: crate::Timestamp,
+    /// How many windows the run counts; 1 otherwise.
+    pub windows: u64,
+    /// The partitions that have a batch, hence a marker, in this window, in ascending order.
+    pub partitions: Vec<PartitionId>,
+    /// The partitions whose range is empty: nothing to read, nothing to commit.
+    pub empty: Vec<PartitionId>,
+    pub revision: Revision,
+    pub spec_hash: String,
+    pub generation: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_that_would_run_backwards_is_empty_at_its_end() {
+        let range = OffsetRange::new(Offset(7), Offset(4));
+        assert!(range.is_empty());
+        assert_eq!(range.start, Offset(4));
+    }
+
+    #[test]
+    fn parts_round_trip_through_text() {
+        for part in [Part::Finish, Part::Partition(PartitionId(12))] {
+            assert_eq!(part.to_string().parse::<Part>().unwrap(), part);
+        }
+        assert!("reduce".parse::<Part>().is_err());
+    }
+}

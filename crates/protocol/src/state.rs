@@ -1,0 +1,214 @@
+//! What lives in the metadata store: keys, and the JSON records behind them. Only what is in flight is kept there;
+//! history lives in the markers.
+//!
+//! | key | record | written by |
+//! |---|---|---|
+//! | `/windrow/v1/jobs/<job>` | [`JobRecord`] | API, compare on mod revision |
+//! | `/windrow/v1/specs/<job>/<hash>` | [`JobSpec`] | API, with the job |
+//! | `/windrow/v1/cursors/<job>/<partition>` | [`Cursor`](crate::cut::Cursor) | leader |
+//! | `/windrow/v1/progress/<job>` | [`Progress`] | leader |
+//! | `/windrow/v1/batches/<job>/<window>/<part>` | [`BatchRecord`] | leader; API for retry, compare on mod revision |
+//! | `/windrow/v1/workers/<worker>` | [`WorkerRecord`] | worker, bound to its lease |
+//! | `/windrow/v1/assignments/<worker>/<job>/<window>/<part>` | [`Assignment`] | leader, bound to the worker's lease; the worker writes the outcome |
+//! | `/windrow/v1/leader` | [`LeaderRecord`] | whoever wins the election, bound to its lease |
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{BatchId, FinishPlan, Part, Plan};
+use crate::{JobName, JobSpec, Ledger, PartitionId, Timestamp, WindowId, WorkerId};
+
+/// Root of all keys.
+pub const ROOT: &str = "/windrow/v1/";
+
+/// Builders of keys; nothing else formats one.
+pub mod keys {
+    use super::*;
+
+    pub const JOBS: &str = "/windrow/v1/jobs/";
+    pub const WORKERS: &str = "/windrow/v1/workers/";
+    pub const ASSIGNMENTS: &str = "/windrow/v1/assignments/";
+    pub const LEADER: &str = "/windrow/v1/leader";
+
+    pub fn job(job: &JobName) -> String {
+        format!("{JOBS}{job}")
+    }
+    pub fn spec(job: &JobName, hash: &str) -> String {
+        format!("{ROOT}specs/{job}/{hash}")
+    }
+    pub fn specs(job: &JobName) -> String {
+        format!("{ROOT}specs/{job}/")
+    }
+    pub fn cursor(job: &JobName, partition: PartitionId) -> String {
+        format!("{ROOT}cursors/{job}/{partition}")
+    }
+    pub fn cursors(job: &JobName) -> String {
+        format!("{ROOT}cursors/{job}/")
+    }
+    pub fn progress(job: &JobName) -> String {
+        format!("{ROOT}progress/{job}")
+    }
+    pub fn batch(job: &JobName, window: WindowId, part: Part) -> String {
+        format!("{ROOT}batches/{job}/{window}/{part}")
+    }
+    pub fn batches(job: &JobName) -> String {
+        format!("{ROOT}batches/{job}/")
+    }
+    pub fn worker(worker: &WorkerId) -> String {
+        format!("{WORKERS}{worker}")
+    }
+    /// All assignments of one worker: what the worker watches.
+    pub fn assignments(worker: &WorkerId) -> String {
+        format!("{ASSIGNMENTS}{worker}/")
+    }
+    pub fn assignment(worker: &WorkerId, batch: &BatchId) -> String {
+        format!("{ASSIGNMENTS}{worker}/{}/{}/{}", batch.job, batch.window, batch.part)
+    }
+}
+
+/// A job as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRecord {
+    pub name: JobName,
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub spec: JobSpec,
+    /// Counts changes of the spec, from 1.
+    pub generation: u64,
+    /// The note given with pause; `None` while the job runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    /// Set by delete; the leader then removes the job's keys. Output in the store stays.
+    #[serde(default)]
+    pub deleting: bool,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    /// `request_id` of the create, so that a repeated create is the same create.
+    #[serde(default)]
+    pub request_id: String,
+}
+
+/// How far a job's windows are, over all partitions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Start of the job's first window.
+    pub origin: Timestamp,
+    /// All windows before this have their last step planned (or done).
+    pub finish_planned_through: Timestamp,
+    /// Windows whose `_complete` marker is written, empty ones included.
+    pub windows_complete: u64,
+    /// What keeps the job from planning (topic missing, re-created, ...); `None` when nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// The work of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Read one partition's offsets and run the map.
+    Map(Plan),
+    /// Run the reduce, if there is one, and write `_complete`. Runs only when all map batches of the window are committed.
+    Finish(FinishPlan),
+}
+
+impl Task {
+    /// The hash of the spec that the task runs.
+    pub fn spec_hash(&self) -> &str {
+        match self {
+            Self::Map(plan) => &plan.spec_hash,
+            Self::Finish(plan) => &plan.spec_hash,
+        }
+    }
+}
+
+/// A batch in flight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchRecord {
+    pub id: BatchId,
+    pub task: Task,
+    pub state: BatchState,
+    /// Failed tries since the plan or the last retry by hand.
+    #[serde(default)]
+    pub failures: u32,
+    /// Error of the last failed try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Not assigned before this moment: backoff after a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+}
+
+/// Where a batch is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchState {
+    /// Waits for a worker (for a finish: also for the window's other batches).
+    Pending,
+    /// A worker has it. Void once the assignment key is gone.
+    Assigned { worker: WorkerId },
+    /// Its marker is written and its files are published.
+    Committed(Summary),
+    /// Failed `maxAttempts` times; waits for a retry by hand while others go on.
+    Failed,
+}
+
+/// What a committed batch made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    pub rows: u64,
+    pub bytes: u64,
+    pub ledger: Ledger,
+}
+
+/// A live worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRecord {
+    pub id: WorkerId,
+    /// Batches that it runs at once.
+    pub slots: u32,
+    pub version: String,
+    /// The lease that its key and its assignments are bound to.
+    pub lease: i64,
+    /// It takes no more work: it is shutting down.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// A batch in a worker's hands. Complete in itself: the worker needs to read nothing else to run it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    pub id: BatchId,
+    pub task: Task,
+    pub spec: JobSpec,
+    /// Written by the worker when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+}
+
+/// How a worker's try ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A marker stands (this attempt's or another's) and its files are published.
+    Committed(Summary),
+    /// The try failed; `retryable: false` parks the batch at once (bad SQL on this data, a re-created topic).
+    Failed { error: String, retryable: bool },
+    /// The worker hands the batch back unharmed (it is shutting down). Not counted as a failure.
+    Released,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderRecord {
+    pub id: String,
+    /// gRPC address at which it serves the API, for people.
+    #[serde(default)]
+    pub address: String,
+}

@@ -1,0 +1,235 @@
+//! Windows of event time: half-open intervals that tile the time line without gap or overlap.
+//!
+//! Volume windows and shift calendars will be further variants of [`WindowSpec`]; nothing outside this module
+//! assumes that a window has a fixed length.
+
+use jiff::civil::{Date, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{ToSpan, Zoned};
+use serde::{Deserialize, Serialize};
+
+use crate::Timestamp;
+use crate::duration::Length;
+
+/// A half-open interval [start, end) of event time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Window {
+    /// First moment inside.
+    pub start: Timestamp,
+    /// First moment after.
+    pub end: Timestamp,
+}
+
+impl Window {
+    /// Whether the moment lies inside.
+    pub fn contains(&self, t: Timestamp) -> bool {
+        self.start <= t && t < self.end
+    }
+
+    /// The window's name: its start.
+    pub fn id(&self) -> WindowId {
+        WindowId(self.start)
+    }
+}
+
+/// The name of a window within its job: its start in UTC, written `20150901T050000Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WindowId(pub Timestamp);
+
+impl std::fmt::Display for WindowId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.compact())
+    }
+}
+
+impl std::str::FromStr for WindowId {
+    type Err = crate::time::InvalidTime;
+    /// Reads the compact form, and RFC 3339 as well, since people type that.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Timestamp::from_compact(text).or_else(|_| text.parse()).map(WindowId)
+    }
+}
+
+impl TryFrom<String> for WindowId {
+    type Error = crate::time::InvalidTime;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<WindowId> for String {
+    fn from(id: WindowId) -> String {
+        id.to_string()
+    }
+}
+
+/// The length of a job's windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Every {
+    /// Elapsed time, counted from 1970-01-01T00:00:00Z. At least a second, at most 366 days.
+    Fixed(Length),
+    /// From midnight to midnight in the zone: 23, 24 or 25 hours.
+    Day,
+    /// From Monday to Monday in the zone (ISO 8601).
+    Week,
+    /// A calendar month in the zone.
+    Month,
+}
+
+/// What `every` may be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a window; expected a length such as 15m or 1h (1s to 366d), or day, week or month")]
+pub struct InvalidEvery(pub String);
+
+impl std::str::FromStr for Every {
+    type Err = InvalidEvery;
+    fn from_str(text: &str) -> Result<Self, InvalidEvery> {
+        let bad = || InvalidEvery(text.to_owned());
+        match text {
+            "day" => Ok(Self::Day),
+            "week" => Ok(Self::Week),
+            "month" => Ok(Self::Month),
+            "hour" => Ok(Self::Fixed(Length::from_secs(3_600))),
+            _ => {
+                let length: Length = text.parse().map_err(|_| bad())?;
+                let fits = (1_000..=366 * 86_400_000).contains(&length.millis());
+                if fits { Ok(Self::Fixed(length)) } else { Err(bad()) }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Every {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fixed(length) => length.fmt(f),
+            Self::Day => f.write_str("day"),
+            Self::Week => f.write_str("week"),
+            Self::Month => f.write_str("month"),
+        }
+    }
+}
+
+impl TryFrom<String> for Every {
+    type Error = InvalidEvery;
+    fn try_from(text: String) -> Result<Self, InvalidEvery> {
+        text.parse()
+    }
+}
+
+impl From<Every> for String {
+    fn from(every: Every) -> String {
+        every.to_string()
+    }
+}
+
+/// How a job cuts event time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WindowSpec {
+    /// Length of a window.
+    pub every: Every,
+    /// IANA name of the zone in which days, weeks and months begin. Default UTC.
+    #[serde(default = "utc")]
+    pub time_zone: String,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+/// A zone name that the time zone database does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("time zone {0:?} is not known; expected an IANA name such as Europe/Berlin or America/Chicago")]
+pub struct UnknownZone(pub String);
+
+/// A [`WindowSpec`] with its zone looked up: answers in which window a moment lies.
+#[derive(Debug, Clone)]
+pub struct Calendar {
+    every: Every,
+    zone: TimeZone,
+}
+
+impl WindowSpec {
+    /// Looks the zone up in the database that is built into the program.
+    pub fn calendar(&self) -> Result<Calendar, UnknownZone> {
+        let zone = TimeZone::get(&self.time_zone).map_err(|_| UnknownZone(self.time_zone.clone()))?;
+        Ok(Calendar { every: self.every, zone })
+    }
+
+    /// The longest that a window can be, for checks against a topic's retention.
+    pub fn longest(&self) -> Length {
+        match self.every {
+            Every::Fixed(length) => length,
+            Every::Day => Length::from_secs(25 * 3_600),
+            Every::Week => Length::from_secs((7 * 24 + 1) * 3_600),
+            Every::Month => Length::from_secs((31 * 24 + 1) * 3_600),
+        }
+    }
+}
+
+impl Calendar {
+    /// The window in which a moment lies. Total: at the ends of the calendar windows are clamped to it.
+    pub fn window_of(&self, t: Timestamp) -> Window {
+        match self.every {
+            Every::Fixed(length) => {
+                let start = t.micros() - t.micros().rem_euclid(length.micros());
+                Window {
+                    start: Timestamp::from_micros(start),
+                    end: Timestamp::from_micros(start.saturating_add(length.micros())),
+                }
+            }
+            Every::Day | Every::Week | Every::Month => self.calendar_window(t),
+        }
+    }
+
+    /// The window that follows.
+    pub fn next(&self, window: Window) -> Window {
+        self.window_of(window.end)
+    }
+
+    fn calendar_window(&self, t: Timestamp) -> Window {
+        let local = t.jiff().to_zoned(self.zone.clone());
+        let window = self.window_from(self.first_day(local.date()));
+        // Where a clock change removes or repeats midnight, the local date alone may name the neighbour.
+        if t < window.start {
+            self.window_from(self.first_day(local.date().yesterday().unwrap_or(Date::MIN)))
+        } else if t >= window.end {
+            self.window_from(self.first_day(local.date().tomorrow().unwrap_or(Date::MAX)))
+        } else {
+            window
+        }
+    }
+
+    fn first_day(&self, date: Date) -> Date {
+        match self.every {
+            Every::Week => {
+                let since_monday = date.weekday().since(Weekday::Monday);
+                date.checked_sub(i64::from(since_monday).days()).unwrap_or(Date::MIN)
+            }
+            Every::Month => date.first_of_month(),
+            Every::Day | Every::Fixed(_) => date,
+        }
+    }
+
+    fn window_from(&self, first: Date) -> Window {
+        let span = match self.every {
+            Every::Week => 7.days(),
+            Every::Month => 1.month(),
+            Every::Day | Every::Fixed(_) => 1.day(),
+        };
+        let end = first.checked_add(span).map_or(Timestamp::MAX, |after| self.midnight(after, Timestamp::MAX));
+        Window { start: self.midnight(first, Timestamp::MIN), end }
+    }
+
+    /// The first moment of a local day. A midnight that a clock change skips becomes the first moment after the gap,
+    /// one that it repeats the earlier of the two (jiff's "compatible").
+    fn midnight(&self, date: Date, beyond: Timestamp) -> Timestamp {
+        date.to_zoned(self.zone.clone()).map_or(beyond, |t: Zoned| Timestamp::from_jiff(t.timestamp()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn calendar(every: &str, zone: &str) -> Calendar {
+    WindowSpec { every: every.parse().unwrap(), time_zone: zone.to_owned() }.calendar().unwrap()
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn hours(window: Window) -> i64 {
+    window.end.since(window.start) / 3_600_000_000
+}
+
+#[test]
+fn a_day_in_chicago_starts_at_five_or_six_utc() {
+    let window = calendar("day", "America/Chicago").window_of(at("2015-09-01T12:00:00Z"));
+    assert_eq!(window.id().to_string(), "20150901T050000Z");
+    assert_eq!(hours(window), 24);
+}
+
+#[test]
+fn days_of_clock_changes_have_23_and_25_hours() {
+    let berlin = calendar("day", "Europe/Berlin");
+    assert_eq!(hours(berlin.window_of(at("2026-03-29T12:00:00Z"))), 23);
+    assert_eq!(hours(berlin.window_of(at("2026-10-25T12:00:00Z"))), 25);
+}
+
+#[test]
+fn a_skipped_midnight_starts_the_day_after_the_gap() {
+    // In Sao Paulo the clocks went from 2018-11-03 23:59:59 to 2018-11-04 01:00:00.
+    let zone = calendar("day", "America/Sao_Paulo");
+    let day = zone.window_of(at("2018-11-04T12:00:00Z"));
+    assert_eq!(day.start, at("2018-11-04T03:00:00Z"));
+    assert_eq!(zone.window_of(at("2018-11-04T02:59:59Z")).end, day.start);
+}
+
+#[test]
+fn a_day_that_a_zone_skipped_is_no_window() {
+    // Samoa had no 2011-12-30.
+    let zone = calendar("day", "Pacific/Apia");
+    let before = zone.window_of(at("2011-12-30T09:59:59Z"));
+    let after = zone.next(before);
+    assert_eq!(before.end, at("2011-12-30T10:00:00Z"));
+    assert_eq!(after.start, before.end);
+    assert!(after.end > after.start);
+}
+
+#[test]
+fn weeks_start_on_monday_and_months_on_the_first() {
+    let week = calendar("week", "UTC").window_of(at("2026-11-22T23:59:59Z"));
+    assert_eq!((week.start, week.end), (at("2026-11-16T00:00:00Z"), at("2026-11-23T00:00:00Z")));
+    let month = calendar("month", "Europe/Berlin").window_of(at("2026-03-10T00:00:00Z"));
+    assert_eq!((month.start, month.end), (at("2026-02-28T23:00:00Z"), at("2026-03-31T22:00:00Z")));
+}
+
+#[test]
+fn what_is_no_window_is_refused_with_examples() {
+    for bad in ["", "daily", "0s", "500ms", "2000d", "1"] {
+        assert!(bad.parse::<Every>().unwrap_err().to_string().contains("such as 15m"), "{bad}");
+    }
+    assert!(WindowSpec { every: Every::Day, time_zone: "Mars/Olympus".into() }.calendar().is_err());
+}
+
+#[test]
+fn the_ends_of_the_calendar_have_windows_too() {
+    for every in ["1h", "day", "week", "month"] {
+        for zone in ["UTC", "Pacific/Apia", "America/Chicago"] {
+            let calendar = calendar(every, zone);
+            for t in [Timestamp::MIN, Timestamp::MAX] {
+                let window = calendar.window_of(t);
+                assert!(window.start <= t && t <= window.end, "{every} {zone} {t}: {window:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn windows_tile_time_without_gap_or_overlap(
+        us in -2_000_000_000_000_000i64..4_000_000_000_000_000,
+        every in prop::sample::select(vec!["1s", "7m", "15m", "1h", "36h", "day", "week", "month"]),
+        zone in prop::sample::select(vec![
+            "UTC", "Europe/Berlin", "America/Chicago", "Asia/Kolkata", "Pacific/Apia", "America/Sao_Paulo",
+            "Australia/Lord_Howe", "Africa/Casablanca", "Asia/Tehran", "America/Nuuk",
+        ]),
+    ) {
+        let calendar = calendar(every, zone);
+        let t = Timestamp::from_micros(us);
+        let window = calendar.window_of(t);
+        prop_assert!(window.contains(t), "{window:?} {t}");
+        prop_assert_eq!(window.start.micros().rem_euclid(1_000), 0);
+        prop_assert_eq!(calendar.window_of(window.start), window);
+        prop_assert_eq!(calendar.window_of(window.end.plus_micros(-1)), window);
+        prop_assert_eq!(calendar.next(window).start, window.end);
+        prop_assert_eq!(calendar.window_of(window.start.plus_micros(-1)).end, window.start);
+    }
+}
