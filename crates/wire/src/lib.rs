@@ -1,1 +1,14 @@
-//! windrow-wire
+//! The wire: messages and services generated from `proto/`, the block codec, and conversions to and from `protocol`.
+//!
+//! Knows nothing of transports, roles or storage.
+
+pub mod block;
+
+/// Generated from `proto/windrow/v1`.
+#[allow(clippy::all, missing_docs, unreachable_pub)]
+pub mod v1 {
+    tonic::include_proto!("windrow.v1");
+
+    /// All of `windrow.v1` as a serialised `FileDescriptorSet`, for reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/windrow.bin"));
+}
