@@ -1,0 +1,195 @@
+//! Commit and publish, stopped at every call, by two workers on one batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result,
+};
+use windrow_protocol::commit::Verdict;
+use windrow_protocol::marker::{FileEntry, MARKER_VERSION, Marker};
+use windrow_protocol::plan::{Part, SealedBy};
+use windrow_protocol::{
+    AttemptId, JobName, Ledger, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicId, TopicName,
+    Window, paths,
+};
+
+use crate::{Store, StoreError};
+
+/// A store whose client dies at its n-th call: before it, or after it (the reply is lost).
+#[derive(Debug)]
+struct Dying {
+    inner: Arc<InMemory>,
+    calls_left: AtomicI64,
+    after: bool,
+}
+
+impl std::fmt::Display for Dying {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("dying store")
+    }
+}
+
+fn dead() -> object_store::Error {
+    object_store::Error::Generic { store: "dying", source: "the client is dead".into() }
+}
+
+impl Dying {
+    async fn call<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let left = self.calls_left.fetch_sub(1, Ordering::SeqCst);
+        if left < 0 || (left == 0 && !self.after) {
+            return Err(dead());
+        }
+        let result = call.await;
+        if left == 0 { Err(dead()) } else { result }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Dying {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.call(self.inner.put_opts(location, payload, opts)).await
+    }
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.call(self.inner.put_multipart_opts(location, opts)).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.call(self.inner.get_opts(location, options)).await
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let left = self.calls_left.fetch_sub(1, Ordering::SeqCst);
+        if left <= 0 {
+            return Box::pin(futures::stream::iter([Err(dead())]));
+        }
+        self.inner.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.call(self.inner.list_with_delimiter(prefix)).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.call(self.inner.copy_opts(from, to, options)).await
+    }
+}
+
+fn marker(attempt: &str, files: Vec<FileEntry>) -> Marker {
+    let range = OffsetRange::new(Offset(0), Offset(9));
+    let window = Window { start: Timestamp::from_millis(0), end: Timestamp::from_millis(3_600_000) };
+    let plan = Plan {
+        topic: TopicName::new("t").unwrap(),
+        topic_id: TopicId::new("id").unwrap(),
+        partition: PartitionId(0),
+        window,
+        read: range,
+        owned: range,
+        lost: None,
+        sealed_by: SealedBy::Watermark,
+        revision: Revision(0),
+        spec_hash: "h".into(),
+        generation: 1,
+    };
+    Marker {
+        version: MARKER_VERSION,
+        job: job(),
+        plan,
+        attempt: AttemptId::new(attempt).unwrap(),
+        ledger: Ledger::default(),
+        files,
+        quarantine_reasons: vec![],
+        committed_at: Timestamp::from_millis(0),
+    }
+}
+
+fn job() -> JobName {
+    JobName::new("job").unwrap()
+}
+
+const PART: Part = Part::Partition(PartitionId(0));
+
+/// What a worker does with a batch, from staging to publishing; each attempt writes content of its own.
+async fn work(store: &Store, name: &str) -> std::result::Result<Verdict, StoreError> {
+    let attempt = AttemptId::new(name).unwrap();
+    let window = marker(name, vec![]).plan.window.id();
+    let marker_path = paths::marker(&job(), window, PART, Revision(0));
+    if let Some(found) = store.read_marker::<Marker>(&marker_path).await? {
+        store.publish(&found).await?;
+        return Ok(Verdict::Lost(found.attempt));
+    }
+    let mut files = Vec::new();
+    for number in 0..2 {
+        let local = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(local.path(), format!("{name}{number}")).unwrap();
+        let staged = paths::staged(&job(), window, PART, &attempt, paths::Dataset::Data, number);
+        let path = paths::file(&job(), paths::Dataset::Data, window, PART, number);
+        files.push(store.stage(local.path(), &staged, &path, 1).await?);
+    }
+    let (verdict, found) = store.commit(&marker_path, &marker(name, files)).await?;
+    store.publish(&found).await?;
+    if matches!(verdict, Verdict::Lost(_)) {
+        store.delete_folder(&paths::attempt(&job(), window, PART, &attempt)).await?;
+    }
+    Ok(verdict)
+}
+
+/// Published contents, in order of path.
+async fn published(store: &Store) -> Vec<String> {
+    let mut contents = Vec::new();
+    for object in store.list("job/data").await.unwrap() {
+        contents.push(String::from_utf8(store.get(&object.path).await.unwrap().to_vec()).unwrap());
+    }
+    contents
+}
+
+#[tokio::test]
+async fn wherever_a_worker_dies_the_next_one_finishes_and_one_attempt_is_visible() {
+    let mut points = 0;
+    for after in [false, true] {
+        for calls in 0..60 {
+            let inner = Arc::new(InMemory::new());
+            let dying = Dying { inner: inner.clone(), calls_left: AtomicI64::new(calls), after };
+            let first = work(&Store::new("dying", Arc::new(dying)), "a").await;
+            let store = Store::new("memory", inner);
+            let before = published(&store).await;
+            assert!(before.iter().all(|content| content.starts_with('a')), "only a marked attempt is ever visible");
+            work(&store, "b").await.unwrap();
+            let contents = published(&store).await;
+            assert!(contents == ["a0", "a1"] || contents == ["b0", "b1"], "after {calls} calls: {contents:?}");
+            if !before.is_empty() {
+                assert_eq!(contents, ["a0", "a1"], "what was visible stays: after {calls} calls");
+            }
+            if first.is_ok() {
+                assert_eq!(contents, ["a0", "a1"]);
+                break;
+            }
+            points += 1;
+        }
+    }
+    assert!(points > 20, "the crash covered {points} points only");
+}
+
+#[tokio::test]
+async fn of_many_workers_on_one_batch_one_wins_and_all_publish_its_files() {
+    let store = Store::new("memory", Arc::new(InMemory::new()));
+    let names: Vec<String> = (0..8).map(|i| format!("w{i}x")).collect();
+    let verdicts = futures::future::join_all(names.iter().map(|name| work(&store, name))).await;
+    let won = verdicts.iter().filter(|verdict| matches!(verdict, Ok(Verdict::Won))).count();
+    assert_eq!(won, 1, "{verdicts:?}");
+    assert_eq!(published(&store).await.len(), 2);
+    let staged = store.list("job/_staging").await.unwrap();
+    assert!(staged.is_empty(), "losers clear up: {staged:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_vanished_is_reported_as_broken() {
+    let store = Store::new("memory", Arc::new(InMemory::new()));
+    let file = FileEntry { staged: "s".into(), path: "p".into(), bytes: 3, rows: 1, sha256: String::new() };
+    let broken = store.publish(&marker("a", vec![file])).await;
+    assert!(matches!(broken, Err(StoreError::Broken(_))), "{broken:?}");
+}
