@@ -1,1 +1,50 @@
-//! windrow-processing
+//! Arrow in, Arrow out: the job's SQL, and Parquet. The only crate that knows DataFusion.
+//!
+//! Knows nothing of logs, leases, markers or schedules. User SQL sees one table and nothing else: see [`sql`].
+
+pub mod engine;
+pub mod parquet;
+pub mod schema;
+pub mod sql;
+
+pub use engine::{BatchStream, Engine, EngineSettings};
+pub use schema::readings_schema;
+pub use sql::{map_schema, validate};
+
+/// Why processing failed, by what the caller should do.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessingError {
+    /// The job's SQL does not fit its data or itself: trying again can't help.
+    #[error("{0}")]
+    Query(String),
+    /// Memory, disk: may work elsewhere or later.
+    #[error("out of resources: {0}")]
+    Resources(String),
+    /// What feeds the query failed; the feeder knows why.
+    #[error("input failed: {0}")]
+    Input(String),
+}
+
+impl From<datafusion::error::DataFusionError> for ProcessingError {
+    fn from(error: datafusion::error::DataFusionError) -> Self {
+        use datafusion::error::DataFusionError as E;
+        match error.find_root() {
+            E::ResourcesExhausted(what) => Self::Resources(what.clone()),
+            E::IoError(error) => Self::Resources(error.to_string()),
+            E::External(error) => Self::Input(error.to_string()),
+            _ => Self::Query(error.strip_backtrace()),
+        }
+    }
+}
+
+impl From<std::io::Error> for ProcessingError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Resources(error.to_string())
+    }
+}
+
+impl From<::parquet::errors::ParquetError> for ProcessingError {
+    fn from(error: ::parquet::errors::ParquetError) -> Self {
+        Self::Resources(error.to_string())
+    }
+}

@@ -1,0 +1,196 @@
+//! The gate for user SQL: one query, over one table, with nothing that writes, reads files, changes settings, or answers
+//! differently when it is run again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use windrow_protocol::JobSpec;
+use windrow_protocol::job::Violation;
+
+use crate::readings_schema;
+
+/// The table of a map.
+pub const READINGS: &str = "readings";
+/// The table of a reduce.
+pub const PARTS: &str = "parts";
+
+/// Functions whose answer depends on when or in which session they run.
+const NOT_REPEATABLE: [&str; 6] = ["now", "current_date", "current_time", "current_timestamp", "today", "version"];
+
+/// Why a query is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Stable code.
+    pub reason: &'static str,
+    pub message: String,
+    /// 1-based line and column in the SQL, if known.
+    pub position: Option<(u32, u32)>,
+}
+
+fn refusal(reason: &'static str, message: impl Into<String>) -> Refusal {
+    Refusal { reason, message: message.into(), position: None }
+}
+
+/// A session that has functions but no tables, table functions, files or catalogs of its own.
+pub(crate) fn session(config: SessionConfig) -> SessionStateBuilder {
+    let config = config.with_information_schema(false);
+    SessionStateBuilder::new().with_config(config).with_default_features().with_table_functions(HashMap::new())
+}
+
+fn planning_session(table: &str, schema: &SchemaRef) -> Result<SessionState, DataFusionError> {
+    let mut config = SessionConfig::new();
+    config.options_mut().sql_parser.collect_spans = true;
+    let context = SessionContext::new_with_state(session(config).build());
+    context.register_table(table, Arc::new(StreamingTable::try_new(schema.clone(), vec![])?))?;
+    Ok(context.state())
+}
+
+/// Plans a query over a table, or says why it is refused. The result's schema is what its output will have.
+pub async fn plan(sql: &str, table: &str, schema: &SchemaRef) -> Result<LogicalPlan, Refusal> {
+    let statement = parse(sql)?;
+    let state = planning_session(table, schema).map_err(|error| planned(&error))?;
+    let plan = state.statement_to_plan(statement).await.map_err(|error| planned(&error))?;
+    let scans = check_plan(&plan, table)?;
+    if table == READINGS && scans > 1 {
+        let message = "the map reads `readings` more than once, but it is a stream that is read once; \
+                       aggregate in the map and join in the reduce, or use CASE or FILTER instead of a self-join";
+        return Err(refusal("READINGS_READ_TWICE", message));
+    }
+    check_output(plan.schema().as_arrow())?;
+    Ok(plan)
+}
+
+fn parse(sql: &str) -> Result<Statement, Refusal> {
+    let mut statements = DFParser::parse_sql(sql).map_err(|error| planned(&error))?;
+    let Some(statement) = statements.pop_front() else {
+        return Err(refusal("EMPTY_SQL", "expected one SELECT statement"));
+    };
+    if !statements.is_empty() {
+        return Err(refusal(
+            "SEVERAL_STATEMENTS",
+            "expected one SELECT statement, found several; remove what follows the first ';'",
+        ));
+    }
+    match &statement {
+        Statement::Statement(inner) if matches!(**inner, SqlStatement::Query(_)) => Ok(statement),
+        _ => Err(refusal(
+            "NOT_A_QUERY",
+            "only a SELECT statement (with WITH, if needed) is allowed: no DDL, DML, COPY, SET or EXPLAIN",
+        )),
+    }
+}
+
+/// Counts the table's scans; refuses every other source and functions that can't be repeated.
+fn check_plan(plan: &LogicalPlan, table: &str) -> Result<usize, Refusal> {
+    let (mut scans, mut refused) = (0, None);
+    let walked = plan.apply_with_subqueries(|node| {
+        match node {
+            LogicalPlan::TableScan(scan) if scan.table_name.table() == table => scans += 1,
+            LogicalPlan::TableScan(scan) => {
+                refused = Some(refusal(
+                    "UNKNOWN_TABLE",
+                    format!("table {} is not there; only `{table}` is", scan.table_name),
+                ));
+            }
+            LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_) => {
+                refused = Some(refusal("NOT_A_QUERY", "a query can't change anything"));
+            }
+            _ => {}
+        }
+        node.apply_expressions(|expression| {
+            expression.apply(|part| {
+                if let Expr::ScalarFunction(call) = part {
+                    let volatile = call.func.signature().volatility == Volatility::Volatile;
+                    if volatile || NOT_REPEATABLE.contains(&call.name()) {
+                        let message = format!(
+                            "{}() answers differently when a batch is run again; results must not depend on that",
+                            call.name()
+                        );
+                        refused = Some(refusal("NOT_REPEATABLE", message));
+                    }
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    walked.map_err(|error| planned(&error))?;
+    refused.map_or(Ok(scans), Err)
+}
+
+fn check_output(schema: &Schema) -> Result<(), Refusal> {
+    for (i, field) in schema.fields().iter().enumerate() {
+        if schema.fields()[..i].iter().any(|before| before.name() == field.name()) {
+            let message = format!("column {:?} is in the output twice; name one of them with AS", field.name());
+            return Err(refusal("DUPLICATE_COLUMN", message));
+        }
+        if field.data_type().is_null() {
+            let message = format!("column {:?} is always NULL, which has no type; CAST it", field.name());
+            return Err(refusal("UNTYPED_COLUMN", message));
+        }
+    }
+    Ok(())
+}
+
+/// An error of parser or planner, with its position where one is known.
+fn planned(error: &DataFusionError) -> Refusal {
+    let position = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| {
+        (u32::try_from(span.start.line).unwrap_or(u32::MAX), u32::try_from(span.start.column).unwrap_or(u32::MAX))
+    });
+    let root = error.find_root();
+    let message = root.strip_backtrace();
+    let reason = match root {
+        DataFusionError::SQL(..) => "SQL_SYNTAX",
+        DataFusionError::SchemaError(..) => "UNKNOWN_COLUMN",
+        _ => "SQL_INVALID",
+    };
+    let position = position.or_else(|| position_in(&message));
+    Refusal { reason, message, position }
+}
+
+/// The parser's errors end with `at Line: 1, Column: 8`.
+fn position_in(message: &str) -> Option<(u32, u32)> {
+    let (_, rest) = message.rsplit_once("Line: ")?;
+    let (line, rest) = rest.split_once(", Column: ")?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((line.parse().ok()?, digits.parse().ok()?))
+}
+
+/// The schema of a map's output.
+pub async fn map_schema(spec: &JobSpec) -> Result<SchemaRef, Refusal> {
+    let plan = plan(&spec.map, READINGS, &readings_schema(spec)).await?;
+    Ok(Arc::new(plan.schema().as_arrow().clone()))
+}
+
+/// Plans map and reduce; what is wrong with them, by path.
+pub async fn validate(spec: &JobSpec) -> Vec<Violation> {
+    let violation = |path: &str, refusal: Refusal| Violation {
+        position: refusal.position,
+        ..Violation::new(path, refusal.reason, refusal.message)
+    };
+    let parts = match map_schema(spec).await {
+        Ok(schema) => schema,
+        Err(refusal) => return vec![violation("spec.map", refusal)],
+    };
+    match &spec.reduce {
+        Some(reduce) => plan(reduce, PARTS, &parts)
+            .await
+            .err()
+            .map(|refusal| violation("spec.reduce", refusal))
+            .into_iter()
+            .collect(),
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

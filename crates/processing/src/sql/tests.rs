@@ -1,0 +1,63 @@
+use super::*;
+
+fn spec(map: &str, reduce: Option<&str>) -> JobSpec {
+    let json = r#"{"source": {"topic": "t", "values": {"speed": "f64"}, "tags": ["zone"]}, "window": {"every": "1h"}, "map": ""}"#;
+    let spec: JobSpec = serde_json::from_str(json).unwrap();
+    JobSpec { map: map.into(), reduce: reduce.map(Into::into), ..spec }
+}
+
+async fn refused(map: &str) -> String {
+    let violations = validate(&spec(map, None)).await;
+    violations.first().map_or_else(|| panic!("{map} was allowed"), |v| format!("{} {}", v.reason, v.message))
+}
+
+#[tokio::test]
+async fn a_query_over_readings_is_allowed_and_its_schema_known() {
+    let spec = spec(
+        "WITH fast AS (SELECT * FROM readings WHERE speed > 1) SELECT zone, date_part('hour', time) AS hour, count(*) AS n FROM fast GROUP BY 1, 2",
+        Some("SELECT hour, sum(n) AS n FROM parts p GROUP BY 1 ORDER BY 1"),
+    );
+    assert_eq!(validate(&spec).await, []);
+    let schema = map_schema(&spec).await.unwrap();
+    assert_eq!(schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["zone", "hour", "n"]);
+}
+
+#[tokio::test]
+async fn what_writes_reads_files_or_sets_options_is_refused() {
+    for (sql, reason) in [
+        ("COPY readings TO 'x.parquet'", "NOT_A_QUERY"),
+        ("INSERT INTO readings VALUES (1)", "NOT_A_QUERY"),
+        ("CREATE TABLE x AS SELECT 1", "NOT_A_QUERY"),
+        ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", "NOT_A_QUERY"),
+        ("DROP TABLE readings", "NOT_A_QUERY"),
+        ("SET datafusion.execution.batch_size = 1", "NOT_A_QUERY"),
+        ("EXPLAIN SELECT * FROM readings", "NOT_A_QUERY"),
+        ("SELECT 1; SELECT 2", "SEVERAL_STATEMENTS"),
+        ("SELECT * FROM '/etc/passwd'", "SQL_INVALID"),
+        ("SELECT * FROM 'http://example.com/x.parquet'", "SQL_INVALID"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "SQL_INVALID"),
+        ("SELECT * FROM generate_series(1, 1000000000)", "SQL_INVALID"),
+        ("SELECT * FROM information_schema.tables", "SQL_INVALID"),
+        ("SELECT * FROM parts", "SQL_INVALID"),
+        ("SELECT random() AS r FROM readings", "NOT_REPEATABLE"),
+        ("SELECT device FROM readings WHERE time > now()", "NOT_REPEATABLE"),
+        ("SELECT a.device FROM readings a JOIN readings b ON a.seq = b.seq", "READINGS_READ_TWICE"),
+        ("SELECT (SELECT max(speed) FROM readings) AS m, device FROM readings", "READINGS_READ_TWICE"),
+        ("SELECT NULL AS x FROM readings", "UNTYPED_COLUMN"),
+    ] {
+        let found = refused(sql).await;
+        assert!(found.starts_with(reason), "{sql}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn mistakes_have_line_and_column() {
+    let syntax = validate(&spec("SELECT device\nFROM readings\nGROUP device", None)).await;
+    assert_eq!((syntax[0].path.as_str(), syntax[0].reason.as_str()), ("spec.map", "SQL_SYNTAX"));
+    assert_eq!(syntax[0].position.map(|(line, _)| line), Some(3), "{}", syntax[0].message);
+    let unknown = validate(&spec("SELECT device,\n  sped FROM readings", None)).await;
+    assert_eq!(unknown[0].reason, "UNKNOWN_COLUMN", "{}", unknown[0].message);
+    assert_eq!(unknown[0].position, Some((2, 3)), "{}", unknown[0].message);
+    let reduce = validate(&spec("SELECT device FROM readings", Some("SELECT speed FROM parts"))).await;
+    assert_eq!(reduce[0].path, "spec.reduce");
+}
