@@ -1,0 +1,314 @@
+//! One try at one batch: from the plan to a marker that stands.
+
+use std::path::{Path, PathBuf};
+
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
+use windrow_ports::LogError;
+use windrow_processing::parquet::{FILE_BYTES, Writer, WrittenFile, read};
+use windrow_processing::{BatchStream, ProcessingError};
+use windrow_protocol::commit::Verdict;
+use windrow_protocol::marker::{Complete, FileEntry, Input, MARKER_VERSION, Marker};
+use windrow_protocol::paths::{self, Dataset};
+use windrow_protocol::plan::{BatchId, FinishPlan, Part};
+use windrow_protocol::state::{Assignment, Summary, Task};
+use windrow_protocol::{AttemptId, JobSpec, Ledger, OffsetRange, Plan};
+use windrow_storage::StoreError;
+
+use crate::Tools;
+use crate::intake::{Intake, quarantine_schema};
+
+/// Batches of `readings` between reading and SQL.
+const QUEUE: usize = 4;
+
+/// Why a try failed, by what becomes of the batch.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// May work when it is tried again, here or elsewhere.
+    #[error("{0}")]
+    Retry(String),
+    /// Can't work: the batch is parked at once.
+    #[error("{0}")]
+    Park(String),
+}
+
+impl From<StoreError> for AttemptError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::NotFound(_) => Self::Retry(error.to_string()),
+            StoreError::Broken(_) | StoreError::Unusable(_) => Self::Park(error.to_string()),
+        }
+    }
+}
+
+impl From<LogError> for AttemptError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Unavailable(_) | LogError::OutOfRange { .. } => Self::Retry(error.to_string()),
+            LogError::NoTopic(_) | LogError::Refused(_) | LogError::Exists(_) => Self::Park(error.to_string()),
+        }
+    }
+}
+
+impl From<ProcessingError> for AttemptError {
+    fn from(error: ProcessingError) -> Self {
+        match error {
+            ProcessingError::Query(_) => Self::Park(error.to_string()),
+            ProcessingError::Resources(_) | ProcessingError::Input(_) => Self::Retry(error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for AttemptError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Retry(format!("scratch disk: {error}"))
+    }
+}
+
+/// Runs an assignment. On success a marker stands, by this attempt or another, and its files are published.
+pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, AttemptError> {
+    let attempt =
+        AttemptId::new(uuid::Uuid::now_v7().to_string()).map_err(|error| AttemptError::Park(error.to_string()))?;
+    let scratch = tools.scratch.join(attempt.as_str());
+    tokio::fs::create_dir_all(&scratch).await?;
+    let run = Run { tools, id: &assignment.id, spec: &assignment.spec, attempt, scratch };
+    let result = match &assignment.task {
+        Task::Map(plan) => run.map(plan).await,
+        Task::Finish(plan) => run.finish(plan).await,
+    };
+    if let Err(error) = tokio::fs::remove_dir_all(&run.scratch).await {
+        tracing::warn!(folder = %run.scratch.display(), %error, "scratch folder could not be removed");
+    }
+    result
+}
+
+struct Run<'a> {
+    tools: &'a Tools,
+    id: &'a BatchId,
+    spec: &'a JobSpec,
+    attempt: AttemptId,
+    scratch: PathBuf,
+}
+
+impl Run<'_> {
+    fn marker_path(&self) -> String {
+        paths::marker(&self.id.job, self.id.window, self.id.part, self.id.revision)
+    }
+
+    async fn map(&self, plan: &Plan) -> Result<Summary, AttemptError> {
+        let store = &self.tools.store;
+        if let Some(found) = store.read_marker::<Marker>(&self.marker_path()).await? {
+            // Somebody committed before: finish what they may have left.
+            store.publish(&found).await?;
+            return Ok(summary(&found.files, &found.ledger, self.result()));
+        }
+        let range = self.check_range(plan).await?;
+        let (outputs, intake) = self.compute(plan, range).await?;
+        let (mut ledger, quarantine_reasons) = intake.ledger();
+        ledger.lost_offsets = ledger.lost_offsets.max(plan.read.len() - range.len());
+        ledger.check().map_err(AttemptError::Park)?;
+        let mut files = Vec::new();
+        for (dataset, written) in outputs {
+            files.extend(self.stage(dataset, written).await?);
+        }
+        let marker = Marker {
+            version: MARKER_VERSION,
+            job: self.id.job.clone(),
+            plan: plan.clone(),
+            attempt: self.attempt.clone(),
+            ledger,
+            files,
+            quarantine_reasons,
+            committed_at: self.tools.clock.now(),
+        };
+        let (verdict, stands) = store.commit(&self.marker_path(), &marker).await?;
+        self.conclude(verdict).await;
+        store.publish(&stands).await?;
+        Ok(summary(&stands.files, &stands.ledger, self.result()))
+    }
+
+    /// The dataset that a map's output is.
+    fn result(&self) -> Dataset {
+        if self.spec.reduce.is_some() { Dataset::Parts } else { Dataset::Data }
+    }
+
+    /// What of the planned range the log still has. The topic must be the planned one, not another of its name.
+    async fn check_range(&self, plan: &Plan) -> Result<OffsetRange, AttemptError> {
+        let topic = self.tools.log.topic(&plan.topic).await?;
+        if topic.id != plan.topic_id {
+            return Err(AttemptError::Park(format!(
+                "topic {} was deleted and made again since the plan: its offsets {} are lost",
+                plan.topic, plan.read
+            )));
+        }
+        let bounds = self.tools.log.bounds(&plan.topic, &[plan.partition]).await?;
+        let log_start = match bounds.into_iter().next() {
+            Some(bounds) => bounds?.log_start,
+            None => {
+                return Err(AttemptError::Retry(format!("no bounds of {} partition {}", plan.topic, plan.partition)));
+            }
+        };
+        if log_start > plan.read.start {
+            let lost = OffsetRange::new(plan.read.start, log_start.min(plan.read.end));
+            tracing::error!(batch = %self.id, %lost, "data loss: the log dropped planned offsets before they were read");
+        }
+        Ok(OffsetRange::new(log_start.max(plan.read.start), plan.read.end))
+    }
+
+    /// Reads the range, runs the map, and writes all outputs to scratch disk.
+    async fn compute(
+        &self,
+        plan: &Plan,
+        range: OffsetRange,
+    ) -> Result<(Vec<(Dataset, Vec<WrittenFile>)>, Intake), AttemptError> {
+        let mut intake = Intake::new(self.spec, plan);
+        let mut late = self.writer(Dataset::Late, intake.schema());
+        let mut quarantine = self.writer(Dataset::Quarantine, quarantine_schema());
+        let (tell, told) = mpsc::channel(QUEUE);
+        let output = self.tools.engine.map(self.spec, told).await?;
+        let result = self.write(self.result(), output);
+        let mut records = self.tools.log.read(&plan.topic, plan.partition, range);
+        let feed = async {
+            loop {
+                let chunk = records.next().await.transpose()?;
+                let ended = chunk.is_none();
+                for record in chunk.iter().flatten() {
+                    intake.push(record);
+                }
+                if ended || intake.is_ready() {
+                    let taken = intake.take().map_err(|error| AttemptError::Park(error.to_string()))?;
+                    taken.late.map(|batch| late.write(&batch)).transpose()?;
+                    taken.quarantine.map(|batch| quarantine.write(&batch)).transpose()?;
+                    if let Some(batch) = taken.on_time {
+                        // A query that has ended (LIMIT) needs no more; what it failed with is its own result.
+                        let _ = tell.send(Ok(batch)).await;
+                    }
+                }
+                if ended {
+                    drop(tell);
+                    return Ok::<_, AttemptError>(());
+                }
+            }
+        };
+        let (fed, result) = tokio::join!(feed, result);
+        fed?;
+        let outputs = vec![
+            (self.result(), result?),
+            (Dataset::Late, late.finish()?),
+            (Dataset::Quarantine, quarantine.finish()?),
+        ];
+        Ok((outputs, intake))
+    }
+
+    fn writer(&self, dataset: Dataset, schema: arrow::datatypes::SchemaRef) -> Writer {
+        Writer::new(&self.scratch, dataset.folder(), schema, FILE_BYTES)
+    }
+
+    async fn write(&self, dataset: Dataset, mut output: BatchStream) -> Result<Vec<WrittenFile>, ProcessingError> {
+        let mut writer = self.writer(dataset, output.schema.clone());
+        while let Some(batch) = output.batches.try_next().await? {
+            writer.write(&batch)?;
+        }
+        writer.finish()
+    }
+
+    async fn stage(&self, dataset: Dataset, written: Vec<WrittenFile>) -> Result<Vec<FileEntry>, AttemptError> {
+        let mut files = Vec::new();
+        for (number, file) in (0..).zip(written) {
+            let staged = paths::staged(&self.id.job, self.id.window, self.id.part, &self.attempt, dataset, number);
+            let path = paths::file(&self.id.job, dataset, self.id.window, self.id.part, number);
+            files.push(self.tools.store.stage(&file.path, &staged, &path, file.rows).await?);
+        }
+        Ok(files)
+    }
+
+    /// Clears up after a lost race. What can't be cleared now is left to the janitor: no marker names it.
+    async fn conclude(&self, verdict: Verdict) {
+        if let Verdict::Lost(winner) = verdict {
+            tracing::info!(batch = %self.id, %winner, "another attempt has committed this batch");
+            let folder = paths::attempt(&self.id.job, self.id.window, self.id.part, &self.attempt);
+            if let Err(error) = self.tools.store.delete_folder(&folder).await {
+                tracing::warn!(%folder, %error, "staged files of a lost attempt could not be deleted");
+            }
+        }
+    }
+
+    /// The window's last step: the reduce over all partitions' outputs, and the `_complete` marker.
+    async fn finish(&self, plan: &FinishPlan) -> Result<Summary, AttemptError> {
+        let store = &self.tools.store;
+        if let Some(found) = store.read_marker::<Complete>(&self.marker_path()).await? {
+            store.publish(&found).await?;
+            return Ok(complete_summary(&found));
+        }
+        let mut inputs = Vec::new();
+        let (mut ledger, mut rows, mut parts) = (Ledger::default(), 0, Vec::new());
+        for partition in &plan.partitions {
+            let path = paths::marker(&self.id.job, self.id.window, Part::Partition(*partition), plan.revision);
+            let missing = || AttemptError::Retry(format!("marker {path} of a committed batch is not there"));
+            let marker = store.read_marker::<Marker>(&path).await?.ok_or_else(missing)?;
+            ledger = ledger.plus(&marker.ledger);
+            inputs.push(Input { partition: *partition, attempt: marker.attempt.clone() });
+            let folder = format!("{}/", paths::dataset(&self.id.job, self.result()));
+            let results: Vec<FileEntry> =
+                marker.files.into_iter().filter(|file| file.path.starts_with(&folder)).collect();
+            rows += results.iter().map(|file| file.rows).sum::<u64>();
+            parts.extend(results);
+        }
+        let mut files = Vec::new();
+        if self.spec.reduce.is_some() {
+            let local = self.fetch(&parts).await?;
+            let output = self.tools.engine.reduce(self.spec, local).await?;
+            // A run of empty windows has no result, not even a reduce's single row of nothing.
+            let written =
+                if plan.partitions.is_empty() { Vec::new() } else { self.write(Dataset::Data, output).await? };
+            files = self.stage(Dataset::Data, written).await?;
+            rows = files.iter().map(|file| file.rows).sum();
+        }
+        let complete = Complete {
+            version: MARKER_VERSION,
+            job: self.id.job.clone(),
+            plan: plan.clone(),
+            attempt: self.attempt.clone(),
+            files,
+            rows,
+            ledger,
+            inputs,
+            committed_at: self.tools.clock.now(),
+        };
+        let (verdict, stands) = store.commit(&self.marker_path(), &complete).await?;
+        self.conclude(verdict).await;
+        store.publish(&stands).await?;
+        Ok(complete_summary(&stands))
+    }
+
+    /// Brings published parts to scratch disk.
+    async fn fetch(&self, parts: &[FileEntry]) -> Result<Vec<PathBuf>, AttemptError> {
+        let mut local = Vec::new();
+        for (i, part) in parts.iter().enumerate() {
+            let path = self.scratch.join(format!("part-{i}.parquet"));
+            self.tools.store.download(&part.path, &path).await?;
+            check_rows(&path, part)?;
+            local.push(path);
+        }
+        Ok(local)
+    }
+}
+
+/// A part must be what its marker says, before anything is computed from it.
+fn check_rows(path: &Path, part: &FileEntry) -> Result<(), AttemptError> {
+    let bytes = std::fs::metadata(path)?.len();
+    if bytes != part.bytes {
+        return Err(AttemptError::Park(format!("{} has {bytes} bytes, its marker says {}", part.path, part.bytes)));
+    }
+    read(path).map(drop).map_err(|error| AttemptError::Park(format!("{}: {error}", part.path)))
+}
+
+fn summary(files: &[FileEntry], ledger: &Ledger, result: Dataset) -> Summary {
+    let folder = format!("/{}/", result.folder());
+    let rows = files.iter().filter(|file| file.path.contains(&folder)).map(|file| file.rows).sum();
+    Summary { rows, bytes: files.iter().map(|file| file.bytes).sum(), ledger: *ledger }
+}
+
+fn complete_summary(complete: &Complete) -> Summary {
+    Summary { rows: complete.rows, bytes: complete.files.iter().map(|file| file.bytes).sum(), ledger: complete.ledger }
+}

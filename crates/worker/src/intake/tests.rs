@@ -1,0 +1,159 @@
+use arrow::array::{Array, Float64Array};
+use bytes::Bytes;
+use proptest::prelude::*;
+use windrow_protocol::plan::SealedBy;
+use windrow_protocol::{Offset, PartitionId, Revision, TopicId, TopicName};
+use windrow_wire::block::{BlockBuilder, Reading, Value};
+
+use super::*;
+
+const SECOND: i64 = 1_000_000;
+
+fn spec(source: &str) -> JobSpec {
+    let json = format!(r#"{{"source": {source}, "window": {{"every": "10s"}}, "map": "SELECT 1 AS x FROM readings"}}"#);
+    serde_json::from_str(&json).unwrap()
+}
+
+fn blocks() -> JobSpec {
+    spec(r#"{"topic": "t", "values": {"speed": "f64"}, "tags": ["zone"]}"#)
+}
+
+/// Window [10 s, 20 s), read from offset 0, owned from offset `owned`.
+fn plan(owned: i64) -> Plan {
+    let window = Window { start: Timestamp::from_micros(10 * SECOND), end: Timestamp::from_micros(20 * SECOND) };
+    Plan {
+        topic: TopicName::new("t").unwrap(),
+        topic_id: TopicId::new("id").unwrap(),
+        partition: PartitionId(0),
+        window,
+        read: OffsetRange::new(Offset(0), Offset(100)),
+        owned: OffsetRange::new(Offset(owned), Offset(100)),
+        lost: None,
+        sealed_by: SealedBy::Watermark,
+        revision: Revision(0),
+        spec_hash: String::new(),
+        generation: 1,
+    }
+}
+
+fn record(offset: i64, payload: impl Into<Bytes>) -> Record {
+    Record {
+        offset: Offset(offset),
+        timestamp: Timestamp::from_micros(12 * SECOND),
+        key: Some("k1".into()),
+        payload: payload.into(),
+    }
+}
+
+fn block(readings: &[(i64, Option<u64>, Value<'_>)]) -> Bytes {
+    let mut builder = BlockBuilder::default();
+    for (second, seq, value) in readings {
+        builder.push(&Reading { device: "d", time_us: second * SECOND, seq: *seq, fields: vec![("speed", *value)] });
+    }
+    builder.finish()
+}
+
+#[test]
+fn each_reading_goes_where_the_ownership_rule_says() {
+    let mut intake = Intake::new(&blocks(), &plan(5));
+    let times = [9, 10, 19, 20].map(|s| (s, None, Value::F64(s as f64)));
+    intake.push(&record(4, block(&times)));
+    intake.push(&record(5, block(&times)));
+    let taken = intake.take().unwrap();
+    let speeds =
+        |batch: &RecordBatch| batch.column(3).as_any().downcast_ref::<Float64Array>().unwrap().values().to_vec();
+    assert_eq!(speeds(&taken.on_time.unwrap()), [10.0, 19.0, 10.0, 19.0]);
+    assert_eq!(speeds(&taken.late.unwrap()), [9.0], "late only at an owned offset");
+    let (ledger, _) = intake.ledger();
+    assert_eq!((ledger.read, ledger.on_time, ledger.late, ledger.skipped), (8, 4, 1, 3));
+    ledger.check().unwrap();
+}
+
+#[test]
+fn repeats_are_removed_and_counted() {
+    let mut intake = Intake::new(&blocks(), &plan(0));
+    let once = block(&[(11, Some(1), Value::F64(1.0)), (12, Some(2), Value::F64(2.0))]);
+    intake.push(&record(0, once.clone()));
+    intake.push(&record(1, once));
+    let (ledger, _) = intake.ledger();
+    assert_eq!((ledger.kept, ledger.duplicate), (2, 2));
+}
+
+#[test]
+fn a_block_that_does_not_decode_is_quarantined_with_its_bytes_and_the_rest_goes_on() {
+    let mut intake = Intake::new(&blocks(), &plan(0));
+    intake.push(&record(7, "no block"));
+    intake.push(&record(8, block(&[(11, None, Value::F64(1.0))])));
+    let (ledger, reasons) = intake.ledger();
+    assert_eq!((ledger.records, ledger.undecodable, ledger.kept), (2, 1, 1));
+    assert!(reasons[0].starts_with("offset 7: "), "{reasons:?}");
+    assert_eq!(intake.take().unwrap().quarantine.unwrap().num_rows(), 1);
+}
+
+#[test]
+fn whole_numbers_pass_as_floats_and_other_types_are_quarantined() {
+    let mut intake = Intake::new(&blocks(), &plan(0));
+    intake.push(&record(0, block(&[(11, None, Value::I64(3))])));
+    intake.push(&record(1, block(&[(11, None, Value::Text("fast"))])));
+    let (ledger, reasons) = intake.ledger();
+    assert_eq!((ledger.kept, ledger.quarantined), (1, 1));
+    assert!(reasons[0].contains("\"speed\" is string but the job declares f64"), "{reasons:?}");
+    ledger.check().unwrap();
+}
+
+#[test]
+fn json_comes_as_object_array_or_lines_and_what_is_unfit_is_kept_with_its_reason() {
+    let mut intake = Intake::new(&spec(r#"{"topic": "t", "values": {"speed": "f64"}, "format": "json"}"#), &plan(0));
+    intake.push(&record(0, r#"{"speed": 1, "unknown": {}}"#));
+    intake.push(&record(1, r#"[{"speed": 2.5}, {"speed": "fast"}, 7, {}]"#));
+    intake.push(&record(2, "{\"speed\": 3}\n{\"speed\": 4}\n"));
+    intake.push(&record(3, r#"{"speed": "#));
+    let (ledger, reasons) = intake.ledger();
+    assert_eq!((ledger.read, ledger.kept, ledger.quarantined, ledger.undecodable), (7, 5, 2, 1), "{reasons:?}");
+    ledger.check().unwrap();
+    assert_eq!(intake.take().unwrap().quarantine.unwrap().num_rows(), 3);
+}
+
+#[test]
+fn a_json_time_outside_its_bound_is_quarantined() {
+    let source = r#"{"topic": "t", "format": "json", "json": {"device": "id", "seq": "n",
+        "time": {"field": "ts", "format": "unix_seconds", "bound": "5s"}}}"#;
+    let mut intake = Intake::new(&spec(source), &plan(0));
+    intake.push(&record(
+        0,
+        r#"[{"id": "a", "n": 1, "ts": 10.5}, {"id": 7, "n": 2, "ts": 18}, {"id": "a", "ts": 13}, {"ts": 13}]"#,
+    ));
+    let (ledger, reasons) = intake.ledger();
+    assert_eq!((ledger.kept, ledger.quarantined), (2, 2), "{reasons:?}");
+    assert!(reasons[0].contains("further than 5s"), "{reasons:?}");
+}
+
+proptest! {
+    #[test]
+    fn every_reading_is_counted_in_exactly_one_place(
+        records in prop::collection::vec((0i64..10, prop::collection::vec((0i64..30, prop::option::of(0u64..5), any::<bool>()), 0..20)), 0..10)
+    ) {
+        let mut intake = Intake::new(&blocks(), &plan(5));
+        let mut written = 0;
+        for (offset, rows) in &records {
+            let mut builder = BlockBuilder::default();
+            for (second, seq, text) in rows {
+                let value = if *text { Value::Text("x") } else { Value::F64(1.0) };
+                let reading = Reading { device: "d", time_us: second * SECOND, seq: *seq, fields: vec![("speed", value)] };
+                if builder.accepts(&reading) {
+                    builder.push(&reading);
+                    written += 1;
+                }
+            }
+            intake.push(&record(*offset, builder.finish()));
+        }
+        let (ledger, _) = intake.ledger();
+        prop_assert_eq!(ledger.read, written);
+        prop_assert_eq!(ledger.check(), Ok(()));
+        let taken = intake.take().unwrap();
+        let rows = |batch: Option<RecordBatch>| batch.map_or(0, |batch| batch.num_rows() as u64);
+        prop_assert_eq!(rows(taken.on_time), ledger.kept);
+        // Unfit late readings are in quarantine, counted as late.
+        prop_assert_eq!(rows(taken.late) + rows(taken.quarantine), ledger.late + ledger.quarantined);
+    }
+}

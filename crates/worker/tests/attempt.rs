@@ -1,0 +1,179 @@
+//! A batch from the log to published Parquet, on the embedded log and a local store.
+
+use std::sync::Arc;
+
+use windrow_embedded::Database;
+use windrow_ports::log::{Append, Log, NewTopic};
+use windrow_ports::{Clock, SystemClock};
+use windrow_processing::{Engine, EngineSettings};
+use windrow_protocol::marker::{Complete, Marker};
+use windrow_protocol::paths::{self, Dataset};
+use windrow_protocol::plan::{BatchId, FinishPlan, Part, SealedBy};
+use windrow_protocol::state::{Assignment, Task};
+use windrow_protocol::{
+    JobName, JobSpec, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicId, TopicName, Window,
+};
+use windrow_storage::{S3Settings, Store};
+use windrow_wire::block::{BlockBuilder, Reading, Value};
+use windrow_worker::Tools;
+use windrow_worker::attempt::{AttemptError, run};
+
+struct Bench {
+    tools: Tools,
+    topic_id: TopicId,
+    _folder: tempfile::TempDir,
+}
+
+const P0: PartitionId = PartitionId(0);
+
+fn spec(reduce: bool) -> JobSpec {
+    let reduce = if reduce { r#", "reduce": "SELECT sum(n) AS n FROM parts""# } else { "" };
+    let json = format!(
+        r#"{{"source": {{"topic": "t", "values": {{"speed": "f64"}}}}, "window": {{"every": "1h"}},
+            "map": "SELECT device, count(*) AS n FROM readings GROUP BY device ORDER BY device"{reduce}}}"#
+    );
+    serde_json::from_str(&json).unwrap()
+}
+
+/// Ten blocks of 100 readings of two devices, in the first hour of 1970; the last block repeats the first.
+async fn bench() -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Database::open(&folder.path().join("windrow.redb")).unwrap();
+    let topic = TopicName::new("t").unwrap();
+    let log = db.log();
+    let new = NewTopic { name: topic.clone(), partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
+    log.create_topic(&new).await.unwrap();
+    for block in [0u64, 1, 2, 3, 4, 5, 6, 7, 8, 0] {
+        let mut builder = BlockBuilder::default();
+        for i in 0..100 {
+            let seq = block * 100 + i;
+            let device = if i % 2 == 0 { "a" } else { "b" };
+            let fields = vec![("speed", Value::F64(1.0))];
+            builder.push(&Reading { device, time_us: seq as i64 * 1_000_000, seq: Some(seq), fields });
+        }
+        let timestamp = Timestamp::from_micros(block as i64 * 100_000_000 + 99_000_000);
+        log.append(&topic, P0, vec![Append { key: None, payload: builder.finish(), timestamp }]).await.unwrap();
+    }
+    let topic_id = log.topic(&topic).await.unwrap().id;
+    let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
+    let scratch = folder.path().join("scratch");
+    let engine = Engine::new(EngineSettings { memory_bytes: 64 << 20, scratch: scratch.clone() });
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    Bench { tools: Tools { log, store, clock, engine, scratch }, topic_id, _folder: folder }
+}
+
+fn window() -> Window {
+    Window { start: Timestamp::from_millis(0), end: Timestamp::from_millis(3_600_000) }
+}
+
+fn id(part: Part) -> BatchId {
+    BatchId { job: JobName::new("job").unwrap(), window: window().id(), part, revision: Revision(0) }
+}
+
+fn map(bench: &Bench, spec: JobSpec) -> Assignment {
+    let range = OffsetRange::new(Offset(0), Offset(10));
+    let plan = Plan {
+        topic: TopicName::new("t").unwrap(),
+        topic_id: bench.topic_id.clone(),
+        partition: P0,
+        window: window(),
+        read: range,
+        owned: range,
+        lost: None,
+        sealed_by: SealedBy::Idle,
+        revision: Revision(0),
+        spec_hash: spec.hash(),
+        generation: 1,
+    };
+    Assignment { id: id(Part::Partition(P0)), task: Task::Map(plan), spec, outcome: None }
+}
+
+fn finish(bench: &Bench, spec: JobSpec) -> Assignment {
+    let plan = FinishPlan {
+        topic: TopicName::new("t").unwrap(),
+        topic_id: bench.topic_id.clone(),
+        window: window(),
+        until: window().end,
+        windows: 1,
+        partitions: vec![P0],
+        empty: vec![],
+        revision: Revision(0),
+        spec_hash: spec.hash(),
+        generation: 1,
+    };
+    Assignment { id: id(Part::Finish), task: Task::Finish(plan), spec, outcome: None }
+}
+
+async fn objects(bench: &Bench, folder: &str) -> Vec<String> {
+    bench.tools.store.list(folder).await.unwrap().into_iter().map(|object| object.path).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_read_deduplicated_mapped_committed_and_published() {
+    let bench = bench().await;
+    let summary = run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    assert_eq!((summary.rows, summary.ledger.kept, summary.ledger.duplicate), (2, 900, 100));
+    assert_eq!(objects(&bench, "job/data").await, ["job/data/window=19700101T000000Z/part-00000-000.parquet"]);
+    assert!(objects(&bench, "job/_staging").await.is_empty());
+    assert_eq!(std::fs::read_dir(&bench.tools.scratch).unwrap().count(), 0, "scratch is cleared");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_attempt_changes_nothing() {
+    let bench = bench().await;
+    let first = run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    let marker_path = paths::marker(&id(Part::Finish).job, window().id(), Part::Partition(P0), Revision(0));
+    let marker = bench.tools.store.read_marker::<Marker>(&marker_path).await.unwrap().unwrap();
+    assert_eq!(run(&bench.tools, &map(&bench, spec(false))).await.unwrap(), first);
+    assert_eq!(bench.tools.store.read_marker::<Marker>(&marker_path).await.unwrap().unwrap(), marker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_attempts_at_once_one_counts() {
+    let bench = bench().await;
+    let assignment = map(&bench, spec(false));
+    let results = futures::future::join_all((0..4).map(|_| run(&bench.tools, &assignment))).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(objects(&bench, "job/data").await.len(), 1);
+    assert!(objects(&bench, "job/_staging").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reduce_joins_the_parts_and_completes_the_window() {
+    let bench = bench().await;
+    let early = run(&bench.tools, &finish(&bench, spec(true))).await;
+    assert!(
+        matches!(early, Err(AttemptError::Retry(_))),
+        "without the parts' markers there is nothing to join: {early:?}"
+    );
+    run(&bench.tools, &map(&bench, spec(true))).await.unwrap();
+    let summary = run(&bench.tools, &finish(&bench, spec(true))).await.unwrap();
+    assert_eq!((summary.rows, summary.ledger.kept), (1, 900));
+    let job = id(Part::Finish).job;
+    assert_eq!(objects(&bench, &paths::dataset(&job, Dataset::Parts)).await.len(), 1);
+    let result = objects(&bench, &paths::dataset(&job, Dataset::Data)).await;
+    assert_eq!(result, ["job/data/window=19700101T000000Z/part-reduce-000.parquet"]);
+    let path = paths::marker(&job, window().id(), Part::Finish, Revision(0));
+    let complete = bench.tools.store.read_marker::<Complete>(&path).await.unwrap().unwrap();
+    assert_eq!((complete.rows, complete.inputs.len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_retention_took_are_counted_as_lost_and_the_rest_is_computed() {
+    let bench = bench().await;
+    bench.tools.log.truncate(&TopicName::new("t").unwrap(), P0, Offset(3)).await.unwrap();
+    let summary = run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    assert_eq!((summary.ledger.lost_offsets, summary.ledger.records, summary.ledger.kept), (3, 7, 700));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_again_parks_the_batch() {
+    let bench = bench().await;
+    let assignment = map(&bench, spec(false));
+    let topic = TopicName::new("t").unwrap();
+    bench.tools.log.delete_topic(&topic).await.unwrap();
+    let new = NewTopic { name: topic, partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
+    bench.tools.log.create_topic(&new).await.unwrap();
+    let parked = run(&bench.tools, &assignment).await;
+    assert!(matches!(&parked, Err(AttemptError::Park(why)) if why.contains("made again")), "{parked:?}");
+}
