@@ -1,1 +1,65 @@
-//! windrow-coordinator
+//! The coordinator: cuts partitions into windows, writes each plan once, hands batches to workers, and notes what became
+//! of them. Any number may run; one leads. It reads no readings and touches no output.
+//!
+//! A tick is: observe (list the metadata, look up the log) -> decide (pure: `finishing`, `outcomes`, `scheduler`,
+//! `windrow_protocol::cut`) -> write. Every write is a transaction that compares the leader's own key and the revision of
+//! what it changes, so a leader that lost its lease without knowing changes nothing.
+
+mod finishing;
+mod leader;
+mod outcomes;
+mod planner;
+mod scheduler;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use windrow_ports::{Clock, Log, LogError, MetaError, MetaStore};
+
+pub use leader::run;
+pub use view::View;
+
+/// What the coordinator works with.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    pub log: Arc<dyn Log>,
+    pub meta: Arc<dyn MetaStore>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// How the coordinator runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who this replica is, for people.
+    pub id: String,
+    /// Pause between two looks. Default 200 ms.
+    pub tick: Duration,
+    /// How long leadership outlives its holder. Default 10 s.
+    pub lease_ttl: Duration,
+    /// Windows that one partition is cut into per tick at most, so that a backlog of one job starves no other. Default 64.
+    pub windows_per_tick: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            id: "coordinator".to_owned(),
+            tick: Duration::from_millis(200),
+            lease_ttl: Duration::from_secs(10),
+            windows_per_tick: 64,
+        }
+    }
+}
+
+/// Why a tick failed. The next one tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum TickError {
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// This replica leads no more.
+    #[error("leadership is lost")]
+    NotLeading,
+}

@@ -190,6 +190,21 @@ impl Calendar {
         self.window_of(window.end)
     }
 
+    /// How many windows tile [from, until); both must be bounds of windows.
+    pub fn count(&self, from: Timestamp, until: Timestamp) -> u64 {
+        if let Every::Fixed(length) = self.every {
+            return u64::try_from(until.since(from) / length.micros()).unwrap_or(0);
+        }
+        let mut window = self.window_of(from);
+        let mut count = 0;
+        // At most the days of the calendar's 20,000 years.
+        while window.end <= until && window.start < window.end {
+            count += 1;
+            window = self.next(window);
+        }
+        count
+    }
+
     fn calendar_window(&self, t: Timestamp) -> Window {
         let local = t.jiff().to_zoned(self.zone.clone());
         let window = self.window_from(self.first_day(local.date()));

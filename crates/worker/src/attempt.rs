@@ -109,6 +109,8 @@ impl Run<'_> {
         ledger.check().map_err(AttemptError::Park)?;
         let mut files = Vec::new();
         for (dataset, written) in outputs {
+            // A window without readings has no rows, also where an aggregate would give one of nothing.
+            let written = if dataset == self.result() && ledger.kept == 0 { Vec::new() } else { written };
             files.extend(self.stage(dataset, written).await?);
         }
         let marker = Marker {
@@ -255,12 +257,11 @@ impl Run<'_> {
             parts.extend(results);
         }
         let mut files = Vec::new();
-        if self.spec.reduce.is_some() {
+        // As for a map: a window without readings has no rows.
+        if self.spec.reduce.is_some() && ledger.kept > 0 {
             let local = self.fetch(&parts).await?;
             let output = self.tools.engine.reduce(self.spec, local).await?;
-            // A run of empty windows has no result, not even a reduce's single row of nothing.
-            let written =
-                if plan.partitions.is_empty() { Vec::new() } else { self.write(Dataset::Data, output).await? };
+            let written = self.write(Dataset::Data, output).await?;
             files = self.stage(Dataset::Data, written).await?;
             rows = files.iter().map(|file| file.rows).sum();
         }

@@ -4,8 +4,11 @@
 
 pub mod attempt;
 pub mod intake;
+mod work;
 
 use std::sync::Arc;
+
+pub use work::{Settings, WorkerError, run};
 
 use windrow_ports::{Clock, Log};
 use windrow_processing::Engine;

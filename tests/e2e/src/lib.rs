@@ -1,1 +1,1 @@
-//! e2e
+//! Whole-system tests; see `tests/`.

@@ -1,0 +1,140 @@
+//! Which windows are sealed on all partitions, and what their last step joins. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use windrow_protocol::plan::{FinishPlan, Part};
+use windrow_protocol::window::Calendar;
+use windrow_protocol::{PartitionId, Revision, Timestamp, TopicId, TopicName, Window, WindowId};
+
+/// Last steps that are planned at a time.
+const MOST: usize = 40;
+
+/// What a job's last steps are planned from.
+#[derive(Debug)]
+pub struct Sealed<'a> {
+    pub calendar: &'a Calendar,
+    pub topic: TopicName,
+    pub topic_id: TopicId,
+    pub spec_hash: String,
+    pub generation: u64,
+    /// Windows before this have their last step already.
+    pub from: Timestamp,
+    /// Windows that end by this are sealed on all partitions.
+    pub through: Timestamp,
+    pub partitions: BTreeSet<PartitionId>,
+    /// Windows with the partitions that have a batch in them.
+    pub batches: BTreeMap<WindowId, BTreeSet<PartitionId>>,
+}
+
+/// The next last steps in order, and up to where windows then have one. A run of windows in which no partition has a
+/// batch is one step.
+pub fn plan(sealed: &Sealed<'_>) -> (Vec<FinishPlan>, Timestamp) {
+    let mut plans = Vec::new();
+    let mut at = sealed.from;
+    let within = sealed.batches.range(WindowId(sealed.from)..WindowId(sealed.through));
+    for (window, with_batch) in within {
+        if plans.len() >= MOST {
+            return (plans, at);
+        }
+        if at < window.0 {
+            plans.push(empty_run(sealed, at, window.0));
+        }
+        let window = sealed.calendar.window_of(window.0);
+        plans.push(step(sealed, window, window.end, 1, with_batch));
+        at = window.end;
+    }
+    if at < sealed.through {
+        plans.push(empty_run(sealed, at, sealed.through));
+        at = sealed.through;
+    }
+    (plans, at)
+}
+
+fn empty_run(sealed: &Sealed<'_>, from: Timestamp, until: Timestamp) -> FinishPlan {
+    let windows = sealed.calendar.count(from, until);
+    step(sealed, sealed.calendar.window_of(from), until, windows, &BTreeSet::new())
+}
+
+fn step(
+    sealed: &Sealed<'_>,
+    window: Window,
+    until: Timestamp,
+    windows: u64,
+    with_batch: &BTreeSet<PartitionId>,
+) -> FinishPlan {
+    FinishPlan {
+        topic: sealed.topic.clone(),
+        topic_id: sealed.topic_id.clone(),
+        window,
+        until,
+        windows,
+        partitions: with_batch.iter().copied().collect(),
+        empty: sealed.partitions.difference(with_batch).copied().collect(),
+        revision: Revision(0),
+        spec_hash: sealed.spec_hash.clone(),
+        generation: sealed.generation,
+    }
+}
+
+/// The windows that have batches, with their partitions.
+pub fn by_window<'a>(parts: impl Iterator<Item = &'a (WindowId, Part)>) -> BTreeMap<WindowId, BTreeSet<PartitionId>> {
+    let mut windows: BTreeMap<WindowId, BTreeSet<PartitionId>> = BTreeMap::new();
+    for (window, part) in parts {
+        if let Part::Partition(partition) = part {
+            windows.entry(*window).or_default().insert(*partition);
+        }
+    }
+    windows
+}
+
+#[cfg(test)]
+mod tests {
+    use windrow_protocol::WindowSpec;
+
+    use super::*;
+
+    fn at(hour: i64) -> Timestamp {
+        Timestamp::from_millis(hour * 3_600_000)
+    }
+
+    fn planned(from: i64, through: i64, batches: &[(i64, i32)]) -> (Vec<(i64, i64, u64, Vec<i32>)>, Timestamp) {
+        let calendar = WindowSpec { every: "1h".parse().unwrap(), time_zone: "UTC".into() }.calendar().unwrap();
+        let parts: Vec<_> = batches.iter().map(|(h, p)| (WindowId(at(*h)), Part::Partition(PartitionId(*p)))).collect();
+        let sealed = Sealed {
+            calendar: &calendar,
+            topic: TopicName::new("t").unwrap(),
+            topic_id: TopicId::new("i").unwrap(),
+            spec_hash: String::new(),
+            generation: 1,
+            from: at(from),
+            through: at(through),
+            partitions: [PartitionId(0), PartitionId(1)].into(),
+            batches: by_window(parts.iter()),
+        };
+        let (plans, through) = plan(&sealed);
+        let hours = |t: Timestamp| t.micros() / 3_600_000_000;
+        let plans = plans
+            .into_iter()
+            .map(|p| (hours(p.window.start), hours(p.until), p.windows, p.partitions.iter().map(|p| p.0).collect()))
+            .collect();
+        (plans, through)
+    }
+
+    #[test]
+    fn each_sealed_window_has_one_step_and_empty_runs_are_one() {
+        let (plans, through) = planned(2, 9, &[(3, 0), (3, 1), (4, 1), (9, 0)]);
+        assert_eq!(plans, [(2, 3, 1, vec![]), (3, 4, 1, vec![0, 1]), (4, 5, 1, vec![1]), (5, 9, 4, vec![])]);
+        assert_eq!(through, at(9));
+    }
+
+    #[test]
+    fn nothing_is_planned_before_all_partitions_are_sealed() {
+        assert_eq!(planned(3, 3, &[(3, 0)]), (vec![], at(3)));
+    }
+
+    #[test]
+    fn a_gap_of_a_thousand_years_is_one_step() {
+        let (plans, _) = planned(0, 8_766_000, &[(0, 0)]);
+        assert_eq!(plans[1], (1, 8_766_000, 8_765_999, vec![]));
+    }
+}

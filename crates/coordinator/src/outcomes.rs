@@ -1,0 +1,97 @@
+//! What becomes of a batch when a worker is done with it, or is gone. Pure.
+
+use windrow_protocol::Timestamp;
+use windrow_protocol::duration::Length;
+use windrow_protocol::state::{BatchRecord, BatchState, Outcome};
+
+/// Pause after the first failure; doubles with each, up to [`LONGEST_PAUSE_S`].
+const FIRST_PAUSE_S: i64 = 1;
+const LONGEST_PAUSE_S: i64 = 60;
+
+/// The batch after an outcome.
+pub fn after(batch: &BatchRecord, outcome: &Outcome, max_attempts: u32, now: Timestamp) -> BatchRecord {
+    let mut batch = batch.clone();
+    match outcome {
+        Outcome::Committed(summary) => batch.state = BatchState::Committed(summary.clone()),
+        Outcome::Released => batch.state = BatchState::Pending,
+        Outcome::Failed { error, retryable } => {
+            batch.failures += 1;
+            batch.last_error = Some(error.clone());
+            if *retryable && batch.failures < max_attempts {
+                let pause_s =
+                    FIRST_PAUSE_S.checked_shl(batch.failures - 1).unwrap_or(LONGEST_PAUSE_S).min(LONGEST_PAUSE_S);
+                batch.not_before = Some(now.plus_micros(Length::from_secs(pause_s).micros()));
+                batch.state = BatchState::Pending;
+            } else {
+                batch.state = BatchState::Failed;
+            }
+        }
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use windrow_protocol::plan::{BatchId, FinishPlan, Part};
+    use windrow_protocol::state::{Summary, Task};
+    use windrow_protocol::{JobName, Revision, TopicId, TopicName, Window};
+
+    use super::*;
+
+    fn batch(failures: u32) -> BatchRecord {
+        let window = Window { start: Timestamp::from_millis(0), end: Timestamp::from_millis(1_000) };
+        let plan = FinishPlan {
+            topic: TopicName::new("t").unwrap(),
+            topic_id: TopicId::new("i").unwrap(),
+            window,
+            until: window.end,
+            windows: 1,
+            partitions: vec![],
+            empty: vec![],
+            revision: Revision(0),
+            spec_hash: String::new(),
+            generation: 1,
+        };
+        let id =
+            BatchId { job: JobName::new("j").unwrap(), window: window.id(), part: Part::Finish, revision: Revision(0) };
+        BatchRecord {
+            id,
+            task: Task::Finish(plan),
+            state: BatchState::Pending,
+            failures,
+            last_error: None,
+            not_before: None,
+        }
+    }
+
+    fn failed(failures: u32, retryable: bool) -> BatchRecord {
+        let outcome = Outcome::Failed { error: "why".into(), retryable };
+        after(&batch(failures), &outcome, 5, Timestamp::from_millis(0))
+    }
+
+    #[test]
+    fn failures_are_tried_again_after_a_growing_pause_and_then_parked() {
+        let pauses: Vec<_> = (0..4).map(|n| failed(n, true).not_before.unwrap().micros() / 1_000_000).collect();
+        assert_eq!(pauses, [1, 2, 4, 8]);
+        let parked = failed(4, true);
+        assert_eq!((parked.state, parked.failures, parked.last_error.as_deref()), (BatchState::Failed, 5, Some("why")));
+        assert_eq!(
+            after(&batch(90), &Outcome::Failed { error: "e".into(), retryable: true }, 100, Timestamp::from_millis(0))
+                .not_before,
+            Some(Timestamp::from_millis(60_000))
+        );
+    }
+
+    #[test]
+    fn what_cannot_work_is_parked_at_once() {
+        assert_eq!(failed(0, false).state, BatchState::Failed);
+    }
+
+    #[test]
+    fn a_batch_that_is_handed_back_has_not_failed() {
+        let released = after(&batch(2), &Outcome::Released, 5, Timestamp::from_millis(0));
+        assert_eq!((released.state, released.failures), (BatchState::Pending, 2));
+        let committed = after(&batch(2), &Outcome::Committed(Summary::default()), 5, Timestamp::from_millis(0));
+        assert_eq!(committed.state, BatchState::Committed(Summary::default()));
+    }
+}

@@ -1,0 +1,266 @@
+//! Cutting a job's partitions: looks into the log, decides with `windrow_protocol::cut`, and returns what to write.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use futures::StreamExt;
+use windrow_ports::log::{Bounds, TopicInfo};
+use windrow_ports::meta::{Compare, Op};
+use windrow_ports::{Log, LogError};
+use windrow_protocol::cut::{Cursor, Cut, Lookup, Observed, Seal, advance, cut, first_window, may_seal_idle, skip_to};
+use windrow_protocol::duration::Length;
+use windrow_protocol::plan::{BatchId, Part, SealedBy};
+use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
+use windrow_protocol::window::Calendar;
+use windrow_protocol::{JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window};
+
+use crate::view::{Versioned, encode};
+use crate::{Parts, TickError};
+
+/// Since when each partition's high watermark has stood still; kept by the leader between ticks.
+#[derive(Debug, Default)]
+pub struct Silence {
+    seen: HashMap<(JobName, PartitionId), (Offset, Duration)>,
+}
+
+impl Silence {
+    fn note(&mut self, job: &JobName, partition: PartitionId, high_watermark: Offset, now: Duration) -> Length {
+        let entry = self.seen.entry((job.clone(), partition)).or_insert((high_watermark, now));
+        if entry.0 != high_watermark {
+            *entry = (high_watermark, now);
+        }
+        Length::from_millis(i64::try_from(now.saturating_sub(entry.1).as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A guarded write: all of it or nothing.
+#[derive(Debug, Default)]
+pub struct Write {
+    pub when: Vec<Compare>,
+    pub then: Vec<Op>,
+}
+
+/// A job, its topic and its cursors, while it is being cut.
+pub struct Planner<'a> {
+    pub parts: &'a Parts,
+    pub job: &'a JobRecord,
+    pub calendar: Calendar,
+    pub topic: TopicInfo,
+    pub cursors: BTreeMap<PartitionId, Versioned<Cursor>>,
+    pub progress: Option<&'a Progress>,
+}
+
+impl Planner<'_> {
+    fn name(&self) -> &TopicName {
+        &self.job.spec.source.topic
+    }
+
+    fn partitions(&self) -> Vec<PartitionId> {
+        (0..self.topic.partitions).map(PartitionId).collect()
+    }
+
+    /// One step: a window, or a run of empty ones, of each partition that has one to seal; and cursors of partitions
+    /// that have none yet. Empty when there is nothing to do.
+    pub async fn step(&mut self, silence: &mut Silence) -> Result<Vec<Write>, TickError> {
+        let mut bounds = BTreeMap::new();
+        let partitions = self.partitions();
+        for (partition, found) in partitions.iter().zip(self.parts.log.bounds(self.name(), &partitions).await?) {
+            bounds.insert(*partition, found?);
+        }
+        let elapsed = self.parts.clock.elapsed();
+        let silent: BTreeMap<PartitionId, Length> = bounds
+            .iter()
+            .map(|(partition, bounds)| {
+                (*partition, silence.note(&self.job.name, *partition, bounds.high_watermark, elapsed))
+            })
+            .collect();
+        let mut writes = self.new_cursors(&bounds, &silent).await?;
+        let newest = self.newest(&bounds, &silent).await?;
+        let windows: Vec<(PartitionId, Window)> =
+            self.cursors.iter().map(|(p, cursor)| (*p, self.calendar.window_of(cursor.value.sealed_through))).collect();
+        let (lateness, bound) = (self.job.spec.lateness, self.job.spec.time_bound());
+        let after = lateness.micros() + bound.micros();
+        // The end first, then the start: see `windrow_protocol::cut`.
+        let ends = self.look_up(windows.iter().map(|(p, w)| (*p, w.end.plus_micros(after)))).await?;
+        let nexts = self.look_up(windows.iter().map(|(p, w)| (*p, w.end.plus_micros(-bound.micros())))).await?;
+        let now = self.parts.clock.now();
+        for (((partition, window), at_end), at_next) in windows.into_iter().zip(ends).zip(nexts) {
+            let Some(bounds) = bounds.get(&partition) else { continue };
+            let silent_for = silent.get(&partition).copied().unwrap_or_default();
+            let idle = may_seal_idle(window, lateness, self.job.spec.idle_timeout, silent_for, newest, now);
+            let Bounds { log_start, high_watermark } = *bounds;
+            let seen = Observed { log_start, high_watermark, at_end, at_next, idle };
+            let cursor = self.cursors[&partition].value.clone();
+            if let Cut::Seal(seal) = cut(&cursor, seen) {
+                writes.push(self.seal(partition, window, &cursor, &seal, at_end, newest, now).await?);
+            }
+        }
+        Ok(writes)
+    }
+
+    async fn look_up(&self, times: impl Iterator<Item = (PartitionId, Timestamp)>) -> Result<Vec<Lookup>, TickError> {
+        let times: Vec<_> = times.collect();
+        if times.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.parts.log.look_up(self.name(), &times).await?;
+        found.into_iter().map(|answer| answer.map_err(TickError::from)).collect()
+    }
+
+    /// The write that seals a window, and the cursor after it.
+    #[allow(clippy::too_many_arguments)] // What was observed, each once.
+    async fn seal(
+        &mut self,
+        partition: PartitionId,
+        window: Window,
+        cursor: &Cursor,
+        seal: &Seal,
+        at_end: Lookup,
+        newest: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Write, TickError> {
+        let mut next = advance(cursor, window, seal);
+        let mut write = Write::default();
+        if seal.read.is_empty() {
+            let (lateness, bound) = (self.job.spec.lateness, self.job.spec.time_bound());
+            let skip = match (seal.sealed_by, at_end, newest) {
+                (SealedBy::Watermark, Lookup::At(offset), _) => {
+                    let time = time_of(&*self.parts.log, self.name(), partition, offset).await?;
+                    time.map(|time| skip_to(&self.calendar, lateness, bound, time))
+                }
+                (SealedBy::Idle, _, Some(newest)) => {
+                    let by_clock = self.calendar.window_of(now.plus_micros(-lateness.micros())).start;
+                    Some(by_clock.min(self.calendar.window_of(newest).end))
+                }
+                _ => None,
+            };
+            next.sealed_through = next.sealed_through.max(skip.unwrap_or(next.sealed_through));
+        } else {
+            let record = self.batch(partition, window, seal);
+            let key = keys::batch(&self.job.name, window.id(), record.id.part);
+            write.when.push(Compare::Absent(key.clone()));
+            write.then.push(Op::put(key, encode(&record)));
+        }
+        let key = keys::cursor(&self.job.name, partition);
+        write.when.push(Compare::Modified(key.clone(), self.cursors[&partition].revision));
+        write.then.push(Op::put(key, encode(&next)));
+        self.cursors.entry(partition).and_modify(|cursor| cursor.value = next);
+        Ok(write)
+    }
+
+    fn batch(&self, partition: PartitionId, window: Window, seal: &Seal) -> BatchRecord {
+        if let Some(lost) = seal.lost {
+            tracing::error!(job = %self.job.name, %partition, %lost, window = %window.id(), "data loss: retention passed offsets that were not planned yet");
+        }
+        let plan = Plan {
+            topic: self.name().clone(),
+            topic_id: self.topic.id.clone(),
+            partition,
+            window,
+            read: seal.read,
+            owned: seal.owned,
+            lost: seal.lost,
+            sealed_by: seal.sealed_by,
+            revision: Revision(0),
+            spec_hash: self.job.spec.hash(),
+            generation: self.job.generation,
+        };
+        let part = Part::Partition(partition);
+        let id = BatchId { job: self.job.name.clone(), window: window.id(), part, revision: Revision(0) };
+        BatchRecord {
+            id,
+            task: Task::Map(plan),
+            state: BatchState::Pending,
+            failures: 0,
+            last_error: None,
+            not_before: None,
+        }
+    }
+
+    /// Cursors of partitions that have none: where their first record lies, or, for one that stays empty, where the
+    /// others begin.
+    async fn new_cursors(
+        &self,
+        bounds: &BTreeMap<PartitionId, Bounds>,
+        silent: &BTreeMap<PartitionId, Length>,
+    ) -> Result<Vec<Write>, TickError> {
+        let others = self.cursors.values().map(|cursor| cursor.value.sealed_through).min();
+        let mut writes = Vec::new();
+        for (partition, bounds) in bounds {
+            if self.cursors.contains_key(partition) {
+                continue;
+            }
+            let first = time_of(&*self.parts.log, self.name(), *partition, bounds.log_start).await?;
+            let is_silent = silent.get(partition).is_some_and(|silent| *silent >= self.job.spec.idle_timeout);
+            let start = match (first, bounds.log_start == bounds.high_watermark) {
+                (Some(first), false) => {
+                    first_window(&self.calendar, self.job.spec.lateness, self.job.spec.time_bound(), first).start
+                }
+                (_, true) if is_silent => match others {
+                    Some(start) => start,
+                    None => continue,
+                },
+                _ => continue,
+            };
+            // Windows that are finished stay finished: a new partition joins after them.
+            let start = self.progress.map_or(start, |progress| start.max(progress.finish_planned_through));
+            let cursor = Cursor {
+                topic_id: self.topic.id.clone(),
+                sealed_through: start,
+                end: bounds.log_start,
+                next_start: bounds.log_start,
+            };
+            let key = keys::cursor(&self.job.name, *partition);
+            writes.push(Write { when: vec![Compare::Absent(key.clone())], then: vec![Op::put(key, encode(&cursor))] });
+        }
+        Ok(writes)
+    }
+
+    /// The latest record timestamp over all partitions, needed only where one may be idle. The last record of a
+    /// partition is near it; from there look-ups climb.
+    async fn newest(
+        &self,
+        bounds: &BTreeMap<PartitionId, Bounds>,
+        silent: &BTreeMap<PartitionId, Length>,
+    ) -> Result<Option<Timestamp>, TickError> {
+        if silent.values().all(|silent| *silent < self.job.spec.idle_timeout) {
+            return Ok(None);
+        }
+        let mut newest = None;
+        for (partition, bounds) in bounds.iter().filter(|(_, bounds)| bounds.log_start < bounds.high_watermark) {
+            let last = Offset(bounds.high_watermark.0 - 1);
+            newest = newest.max(time_of(&*self.parts.log, self.name(), *partition, last).await?);
+        }
+        while let Some(known) = newest {
+            let next = self.calendar.window_of(known).end;
+            let partitions = self.partitions();
+            let found = self.look_up(partitions.iter().map(|partition| (*partition, next))).await?;
+            let mut later = None;
+            for (partition, answer) in partitions.iter().zip(found) {
+                if let Lookup::At(offset) = answer {
+                    later = later.max(time_of(&*self.parts.log, self.name(), *partition, offset).await?);
+                }
+            }
+            match later {
+                Some(later) if later > known => newest = Some(later),
+                _ => break,
+            }
+        }
+        Ok(newest)
+    }
+}
+
+/// The timestamp of the record at an offset; `None` if the log has no record there (any more, or yet).
+async fn time_of(
+    log: &dyn Log,
+    topic: &TopicName,
+    partition: PartitionId,
+    offset: Offset,
+) -> Result<Option<Timestamp>, LogError> {
+    let mut records = log.read(topic, partition, OffsetRange::new(offset, offset.next()));
+    match records.next().await.transpose() {
+        Ok(chunk) => Ok(chunk.and_then(|chunk| chunk.first().map(|record| record.timestamp))),
+        Err(LogError::OutOfRange { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

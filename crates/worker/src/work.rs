@@ -1,0 +1,214 @@
+//! The worker's life: registered under a lease, it runs what is assigned to it and reports.
+//!
+//! The fence is the marker, not the lease; but when the lease can't be relied on any more, somebody else has the work,
+//! so it is dropped, and the worker registers anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use windrow_ports::lease::HeldLease;
+use windrow_ports::meta::{Compare, Op, Txn};
+use windrow_ports::{MetaError, MetaStore};
+use windrow_protocol::WorkerId;
+use windrow_protocol::state::{Assignment, Outcome, WorkerRecord, keys};
+
+use crate::Tools;
+use crate::attempt::{AttemptError, run as attempt};
+
+/// Pause before trying again when the metadata store can't be reached.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How a worker runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub id: WorkerId,
+    /// Batches that it runs at once. Default: one per core.
+    pub slots: u32,
+    /// How long its work stays its own when it is gone. Default 10 s.
+    pub lease_ttl: Duration,
+    /// How long running batches may take to finish at shutdown; then they are handed back. Default 30 s.
+    pub grace: Duration,
+}
+
+/// Why a worker can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The object store can't decide races, or can't be reached.
+    #[error(transparent)]
+    Store(#[from] windrow_storage::StoreError),
+    #[error("scratch folder: {0}")]
+    Scratch(#[from] std::io::Error),
+}
+
+/// A finished task: the assignment's key and what to report.
+type Done = (String, Outcome);
+
+/// Runs until shutdown. Refuses to start on a store without atomic put-if-absent.
+pub async fn run(
+    tools: Tools,
+    meta: Arc<dyn MetaStore>,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> Result<(), WorkerError> {
+    tools.store.probe().await?;
+    tokio::fs::create_dir_all(&tools.scratch).await?;
+    while !shutdown.is_cancelled() {
+        let session = Session {
+            tools: &tools,
+            meta: &meta,
+            settings: &settings,
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+        if let Err(error) = session.run(&shutdown).await {
+            tracing::warn!(worker = %settings.id, %error, "registering again");
+            tools.clock.sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+/// One registration. Dropping it aborts what it runs.
+struct Session<'a> {
+    tools: &'a Tools,
+    meta: &'a Arc<dyn MetaStore>,
+    settings: &'a Settings,
+    /// Assignments in hand, by key, with the revision at which they were given.
+    running: BTreeMap<String, (i64, tokio::task::AbortHandle)>,
+    tasks: JoinSet<Done>,
+}
+
+impl Session<'_> {
+    async fn run(mut self, shutdown: &CancellationToken) -> Result<(), MetaError> {
+        let lease = HeldLease::acquire(self.meta.clone(), self.tools.clock.clone(), self.settings.lease_ttl).await?;
+        self.register(lease.id(), false).await?;
+        tracing::info!(worker = %self.settings.id, slots = self.settings.slots, "ready for work");
+        let result = tokio::select! {
+            () = lease.lost() => Err(MetaError::NoLease(lease.id())),
+            () = shutdown.cancelled() => Ok(()),
+            result = self.work() => result,
+        };
+        if result.is_ok() {
+            self.drain(lease.id()).await?;
+        }
+        // What is left unreported goes back with the lease; if this fails, when it expires.
+        let _ = lease.revoke().await;
+        result
+    }
+
+    async fn register(&self, lease: i64, draining: bool) -> Result<(), MetaError> {
+        let record = WorkerRecord {
+            id: self.settings.id.clone(),
+            slots: self.settings.slots,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            lease,
+            draining,
+        };
+        let value = serde_json::to_vec(&record).unwrap_or_default();
+        let put = Op::Put { key: keys::worker(&self.settings.id), value: value.into(), lease };
+        self.meta.txn(Txn { when: vec![], then: vec![put] }).await.map(drop)
+    }
+
+    /// Takes work and reports until the store can't be reached.
+    async fn work(&mut self) -> Result<(), MetaError> {
+        let prefix = keys::assignments(&self.settings.id);
+        loop {
+            let listing = self.meta.list(&prefix).await?;
+            self.take(&listing.items);
+            let mut changes = self.meta.watch(&prefix, listing.revision + 1);
+            loop {
+                tokio::select! {
+                    change = changes.next() => match change {
+                        Some(Ok(_)) => break,
+                        // Behind compaction: list again.
+                        Some(Err(MetaError::Compacted(_))) => break,
+                        Some(Err(error)) => return Err(error),
+                        None => return Err(MetaError::Unavailable("the watch of assignments ended".to_owned())),
+                    },
+                    Some(done) = self.tasks.join_next() => {
+                        if let Ok((key, outcome)) = done {
+                            self.report(&key, outcome).await?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts what is new, aborts what was taken away.
+    fn take(&mut self, items: &[windrow_ports::meta::KeyValue]) {
+        self.running.retain(|key, (_, task)| {
+            let kept = items.iter().any(|item| item.key == *key);
+            if !kept {
+                tracing::info!(assignment = key, "assignment was taken away");
+                task.abort();
+            }
+            kept
+        });
+        for item in items {
+            if self.running.contains_key(&item.key) {
+                continue;
+            }
+            let assignment = match serde_json::from_slice::<Assignment>(&item.value) {
+                Ok(assignment) if assignment.outcome.is_none() => assignment,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::error!(assignment = item.key, %error, "assignment is not understood; a newer coordinator?");
+                    continue;
+                }
+            };
+            let (tools, key) = (self.tools.clone(), item.key.clone());
+            let task = self.tasks.spawn(async move {
+                let outcome = match attempt(&tools, &assignment).await {
+                    Ok(summary) => Outcome::Committed(summary),
+                    Err(error) => {
+                        tracing::warn!(batch = %assignment.id, %error, "batch failed");
+                        Outcome::Failed { error: error.to_string(), retryable: matches!(error, AttemptError::Retry(_)) }
+                    }
+                };
+                (key, outcome)
+            });
+            self.running.insert(item.key.clone(), (item.mod_revision, task));
+        }
+    }
+
+    /// Writes an outcome into its assignment, if that is still this worker's.
+    async fn report(&mut self, key: &str, outcome: Outcome) -> Result<(), MetaError> {
+        let Some((revision, _)) = self.running.get(key) else { return Ok(()) };
+        let when = vec![Compare::Modified(key.to_owned(), *revision)];
+        let Some(item) = self.meta.get(key).await? else { return Ok(()) };
+        let Ok(assignment) = serde_json::from_slice::<Assignment>(&item.value) else { return Ok(()) };
+        let value = serde_json::to_vec(&Assignment { outcome: Some(outcome), ..assignment }).unwrap_or_default();
+        let put = Op::Put { key: key.to_owned(), value: value.into(), lease: item.lease };
+        self.meta.txn(Txn { when, then: vec![put] }).await.map(drop)
+    }
+
+    /// At shutdown: takes no more, finishes what runs within the grace, hands the rest back.
+    async fn drain(&mut self, lease: i64) -> Result<(), MetaError> {
+        self.register(lease, true).await?;
+        let deadline = self.tools.clock.elapsed() + self.settings.grace;
+        while !self.tasks.is_empty() {
+            let left = deadline.saturating_sub(self.tools.clock.elapsed());
+            tokio::select! {
+                Some(done) = self.tasks.join_next() => {
+                    if let Ok((key, outcome)) = done {
+                        self.report(&key, outcome).await?;
+                        self.running.remove(&key);
+                    }
+                }
+                () = self.tools.clock.sleep(left) => {
+                    self.tasks.abort_all();
+                    for key in self.running.keys().cloned().collect::<Vec<_>>() {
+                        self.report(&key, Outcome::Released).await?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
