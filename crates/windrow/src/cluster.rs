@@ -1,0 +1,70 @@
+//! All roles in one process, over the embedded parts.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use windrow_coordinator::Parts;
+use windrow_embedded::{Database, EmbeddedLog, EmbeddedMeta};
+use windrow_gateway::Gateway;
+use windrow_ports::{Clock, SystemClock};
+use windrow_processing::{Engine, EngineSettings};
+use windrow_protocol::WorkerId;
+use windrow_storage::{S3Settings, Store};
+use windrow_worker::{Tools, WorkerError};
+
+/// Partitions of topics that are made at their first reading.
+const PARTITIONS: i32 = 4;
+
+/// Memory of one query before it spills.
+const QUERY_MEMORY_BYTES: usize = 256 * 1024 * 1024;
+
+/// A running single-process cluster.
+pub struct Cluster {
+    pub log: Arc<EmbeddedLog>,
+    pub meta: Arc<EmbeddedMeta>,
+    pub store: Store,
+    pub clock: Arc<dyn Clock>,
+    pub gateway: Arc<Gateway>,
+    stop: CancellationToken,
+    coordinator: JoinHandle<()>,
+    worker: JoinHandle<Result<(), WorkerError>>,
+}
+
+impl Cluster {
+    /// Opens the parts under a folder and starts the roles.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let folder = std::path::absolute(folder).context("data directory")?;
+        let db = Database::open(&folder.join("windrow.redb"))?;
+        let store = Store::open(&format!("file://{}", folder.join("store").display()), &S3Settings::default())?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let stop = CancellationToken::new();
+        let parts = Parts { log: db.log(), meta: db.meta(), clock: clock.clone() };
+        let settings = windrow_coordinator::Settings { tick: Duration::from_millis(50), ..Default::default() };
+        let coordinator = tokio::spawn(windrow_coordinator::run(parts, settings, stop.clone()));
+        let scratch = folder.join("scratch");
+        let engine = Engine::new(EngineSettings { memory_bytes: QUERY_MEMORY_BYTES, scratch: scratch.clone() });
+        let tools = Tools { log: db.log(), store: store.clone(), clock: clock.clone(), engine, scratch };
+        let slots = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
+        let settings = windrow_worker::Settings {
+            id: WorkerId::new(format!("worker-{}", uuid::Uuid::new_v4()))?,
+            slots,
+            lease_ttl: Duration::from_secs(10),
+            grace: Duration::from_secs(30),
+        };
+        let worker = tokio::spawn(windrow_worker::run(tools, db.meta(), settings, stop.clone()));
+        let settings = windrow_gateway::Settings { create_partitions: Some(PARTITIONS), ..Default::default() };
+        let gateway = Gateway::new(db.log(), clock.clone(), settings);
+        Ok(Self { log: db.log(), meta: db.meta(), store, clock, gateway, stop, coordinator, worker })
+    }
+
+    /// Stops the roles: what runs is finished, nothing new is taken.
+    pub async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.coordinator.await?;
+        Ok(self.worker.await??)
+    }
+}

@@ -1,0 +1,145 @@
+//! `windrow demo`: the main job in small, by the same code that runs in a cluster.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use arrow::util::pretty::pretty_format_batches;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use windrow_gateway::{Field, Reading};
+use windrow_ports::MetaStore;
+use windrow_processing::parquet;
+use windrow_protocol::paths::{self, Dataset};
+use windrow_protocol::state::{Progress, keys};
+use windrow_protocol::{JobFile, Timestamp, WindowSpec};
+
+use crate::cluster::Cluster;
+use crate::{job, verify};
+
+const JOB: &str = include_str!("../../../deploy/examples/congestion.yaml");
+
+/// Device, value, and rows of local time and value.
+const SENSORS: [(&str, &str, &str); 2] = [
+    ("detector-7578", "speed", include_str!("../data/speed_7578.csv")),
+    ("detector-6005", "occupancy", include_str!("../data/occupancy_6005.csv")),
+];
+
+const ZONE: &str = "America/Chicago";
+
+/// Readings of one request.
+const REQUEST: usize = 250;
+
+/// How long the windows may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs the demo; fails if the proof does.
+pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
+    let folder = match data_dir {
+        Some(folder) => folder.join(format!("demo-{}", uuid::Uuid::now_v7())),
+        None => tempfile::Builder::new().prefix("windrow-demo-").tempdir()?.keep(),
+    };
+    let file: JobFile = job::read(JOB)?;
+    let violations = job::check(&file).await;
+    ensure!(violations.is_empty(), "the demo's job is wrong: {violations:?}");
+    let cluster = Cluster::start(&folder)?;
+    job::create(&*cluster.meta, &file, cluster.clock.now()).await?;
+    eprintln!("job {} runs over topic {}", file.metadata.name, file.spec.source.topic);
+    let readings = readings()?;
+    let (sent, last) = (readings.len() as u64, readings.last().map(|reading| reading.time).unwrap_or_default());
+    send(&cluster, &file, readings).await?;
+    wait(&cluster, &file, last).await?;
+    let rows = print(&cluster, &file).await?;
+    let report = verify::verify(&cluster.store, &*cluster.log, &file.metadata.name).await?;
+    cluster.stop().await?;
+    let root = folder.join("store");
+    eprintln!(
+        "\n{rows} rows of the last day above; all days: {}/{}",
+        root.display(),
+        paths::dataset(&file.metadata.name, Dataset::Data)
+    );
+    eprintln!("commit markers: {}/{}", root.display(), paths::commits(&file.metadata.name));
+    eprintln!("read them with DuckDB: SELECT * FROM read_parquet('{}/congestion/data/**/*.parquet')", root.display());
+    let counted = report.ledger.kept + report.ledger.late + report.ledger.quarantined;
+    eprintln!(
+        "verified: {} windows, {} batches, {} files; {sent} readings acknowledged, {counted} in the output ({} late, {} quarantined)",
+        report.windows, report.batches, report.files, report.ledger.late, report.ledger.quarantined
+    );
+    if !report.findings.is_empty() || counted != sent {
+        bail!("the proof failed:\n{}", report.findings.join("\n"));
+    }
+    eprintln!("every reading was counted exactly once");
+    Ok(())
+}
+
+/// Both detectors' readings, by time.
+fn readings() -> Result<Vec<Reading>> {
+    let zone = TimeZone::get(ZONE)?;
+    let mut readings = Vec::new();
+    for (device, value, text) in SENSORS {
+        for (seq, row) in (0..).zip(csv::Reader::from_reader(text.as_bytes()).records()) {
+            let row = row?;
+            let (time, number) = (row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default());
+            let place = || format!("{device}, row {seq}: {time},{number}");
+            let local = DateTime::strptime("%Y-%m-%d %H:%M:%S", time).with_context(place)?;
+            let utc = local.to_zoned(zone.clone()).with_context(place)?.timestamp();
+            let fields = vec![(value.to_owned(), Field::F64(number.parse().with_context(place)?))];
+            let time = Timestamp::from_micros(utc.as_microsecond());
+            readings.push(Reading { device: device.to_owned(), time, seq: Some(seq), fields });
+        }
+    }
+    readings.sort_by_key(|reading| reading.time);
+    Ok(readings)
+}
+
+async fn send(cluster: &Cluster, file: &JobFile, readings: Vec<Reading>) -> Result<()> {
+    let bar = indicatif::ProgressBar::new(readings.len() as u64)
+        .with_style(indicatif::ProgressStyle::with_template("sending  {bar:40} {pos}/{len} readings")?);
+    for request in readings.chunks(REQUEST) {
+        let answer = cluster
+            .gateway
+            .publish(&file.spec.source.topic, (0..).zip(request.iter().cloned()).collect(), vec![])
+            .await?;
+        ensure!(answer.refused == 0, "readings were refused: {:?}", answer.refusals);
+        bar.inc(answer.accepted);
+    }
+    bar.finish();
+    Ok(())
+}
+
+/// Waits until the window of the last reading is complete and nothing is in flight.
+async fn wait(cluster: &Cluster, file: &JobFile, last: Timestamp) -> Result<()> {
+    let name = &file.metadata.name;
+    let end = WindowSpec::calendar(&file.spec.window)?.window_of(last).end;
+    let bar =
+        indicatif::ProgressBar::new_spinner().with_style(indicatif::ProgressStyle::with_template("running  {msg}")?);
+    let done = async {
+        loop {
+            let progress = cluster.meta.get(&keys::progress(name)).await?;
+            let progress: Option<Progress> = progress.map(|item| serde_json::from_slice(&item.value)).transpose()?;
+            let in_flight = cluster.meta.list(&keys::batches(name)).await?.items.len();
+            let (windows, through) =
+                progress.map_or((0, Timestamp::MIN), |p| (p.windows_complete, p.finish_planned_through));
+            bar.set_message(format!("{windows} windows complete, {in_flight} batches in flight"));
+            if through >= end && in_flight == 0 {
+                return Ok::<_, anyhow::Error>(());
+            }
+            cluster.clock.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, done).await.context("the windows did not complete in time")??;
+    bar.finish();
+    Ok(())
+}
+
+/// Prints the result of the last window that has one; its rows.
+async fn print(cluster: &Cluster, file: &JobFile) -> Result<usize> {
+    let objects = cluster.store.list(&paths::dataset(&file.metadata.name, Dataset::Data)).await?;
+    let last = objects.last().context("the job has no output")?;
+    let local = tempfile::NamedTempFile::new()?;
+    cluster.store.download(&last.path, local.path()).await?;
+    let batches = parquet::read(local.path())?.collect::<Result<Vec<_>, _>>()?;
+    writeln!(std::io::stdout(), "{}", pretty_format_batches(&batches)?)?;
+    Ok(batches.iter().map(|batch| batch.num_rows()).sum())
+}
