@@ -1,6 +1,4 @@
-//! etcd passes the suite that the embedded store passes. Needs a running etcd, so it is behind a feature:
-//! `WINDROW_TEST_ETCD=http://127.0.0.1:2379 cargo test -p windrow-etcd --features real-services`.
-#![cfg(feature = "real-services")]
+//! A real etcd passes the suite that the embedded store passes. `cargo xtask test` starts one.
 
 use std::sync::Arc;
 
@@ -9,7 +7,8 @@ use windrow_ports::conformance::meta;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms() {
-    let endpoint = std::env::var("WINDROW_TEST_ETCD").expect("WINDROW_TEST_ETCD names a running etcd");
+    let endpoint =
+        std::env::var("WINDROW_TEST_ETCD").expect("WINDROW_TEST_ETCD names a running etcd: cargo xtask test");
     let store = EtcdStore::connect(&EtcdSettings::new(vec![endpoint])).await.expect("etcd answers");
     meta::all(Arc::new(store), &format!("/test-{}/", uuid::Uuid::new_v4())).await;
 }

@@ -1,0 +1,63 @@
+//! What Kafka says, as what the caller should do.
+
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use windrow_ports::LogError;
+use windrow_protocol::TopicName;
+
+/// Makes errors that name the brokers.
+#[derive(Debug, Clone)]
+pub struct Errors {
+    pub brokers: String,
+}
+
+/// Whether the topic or partition is not there.
+pub fn is_no_topic(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+    )
+}
+
+impl Errors {
+    pub fn unavailable(&self, what: &dyn std::fmt::Display) -> LogError {
+        LogError::Unavailable(format!("kafka at {}: {what}", self.brokers))
+    }
+
+    pub fn of(&self, topic: &TopicName, error: &KafkaError) -> LogError {
+        if is_no_topic(error) {
+            return LogError::NoTopic(topic.to_string());
+        }
+        match error.rdkafka_error_code() {
+            Some(Code::TopicAlreadyExists) => LogError::Exists(topic.to_string()),
+            Some(
+                Code::MessageSizeTooLarge
+                | Code::InvalidMessageSize
+                | Code::InvalidTimestamp
+                | Code::InvalidTopic
+                | Code::InvalidRecord
+                | Code::InvalidPartitions
+                | Code::InvalidReplicationFactor
+                | Code::InvalidConfig
+                | Code::InvalidArgument
+                | Code::PolicyViolation
+                | Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed,
+            ) => LogError::Refused(format!("kafka at {}, topic {topic}: {error}", self.brokers)),
+            _ => self.unavailable(&format_args!("topic {topic}: {error}")),
+        }
+    }
+
+    /// The result of an operation on one topic.
+    pub fn topic_result(
+        &self,
+        topic: &TopicName,
+        results: KafkaResult<Vec<Result<String, (String, Code)>>>,
+    ) -> Result<(), LogError> {
+        match results.map_err(|error| self.of(topic, &error))?.into_iter().next() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err((_, code))) => Err(self.of(topic, &KafkaError::AdminOp(code))),
+            None => Err(self.unavailable(&"no answer")),
+        }
+    }
+}

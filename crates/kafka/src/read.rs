@@ -1,0 +1,209 @@
+//! Reading one planned range. A range is complete when Kafka has shown that nothing of it is missing: a record at or
+//! beyond its end, or the end of the partition while the end of the log is still at or beyond the range's end.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::mpsc::Sender;
+use windrow_ports::LogError;
+use windrow_ports::log::Record;
+use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
+
+use crate::KafkaSettings;
+use crate::error::Errors;
+
+/// Records per chunk at most.
+const CHUNK_RECORDS: usize = 1_024;
+/// Payload bytes per chunk, above which it is handed on.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// Consumers kept for the next read; connecting anew costs tens of milliseconds.
+const IDLE_READERS: usize = 8;
+/// How long one poll waits.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Consumers between reads.
+pub struct Pool {
+    settings: KafkaSettings,
+    idle: Mutex<Vec<BaseConsumer>>,
+}
+
+impl Pool {
+    pub fn new(settings: KafkaSettings) -> Self {
+        Self { settings, idle: Mutex::default() }
+    }
+
+    fn take(&self) -> Result<BaseConsumer, KafkaError> {
+        if let Some(consumer) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(consumer);
+        }
+        self.settings
+            .config(&[
+                ("group.id", "windrow"),
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                // A gone start is an error, never a jump.
+                ("auto.offset.reset", "error"),
+                ("enable.partition.eof", "true"),
+                ("check.crcs", "true"),
+                ("max.partition.fetch.bytes", "4194304"),
+                ("queued.max.messages.kbytes", "16384"),
+                ("fetch.wait.max.ms", "50"),
+            ])
+            .create()
+    }
+
+    fn give_back(&self, consumer: BaseConsumer) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_READERS {
+            idle.push(consumer);
+        }
+    }
+}
+
+/// Reads a range and tells it in chunks. Blocks.
+pub fn range(
+    pool: &Pool,
+    errors: &Errors,
+    topic: &TopicName,
+    partition: PartitionId,
+    range: OffsetRange,
+    tell: &Sender<Result<Vec<Record>, LogError>>,
+) -> Result<(), LogError> {
+    let consumer = pool.take().map_err(|error| errors.of(topic, &error))?;
+    let read = Read { consumer: &consumer, timeout: pool.settings.timeout, errors, topic, partition, range };
+    let result = read.run(tell);
+    // A consumer whose assignment can't be cleared is dropped.
+    if result.is_ok() && consumer.unassign().is_ok() {
+        pool.give_back(consumer);
+    }
+    result
+}
+
+struct Read<'a> {
+    consumer: &'a BaseConsumer,
+    timeout: Duration,
+    errors: &'a Errors,
+    topic: &'a TopicName,
+    partition: PartitionId,
+    range: OffsetRange,
+}
+
+impl Read<'_> {
+    fn run(&self, tell: &Sender<Result<Vec<Record>, LogError>>) -> Result<(), LogError> {
+        self.expect_held()?;
+        let mut list = TopicPartitionList::with_capacity(1);
+        let start = rdkafka::Offset::Offset(self.range.start.0);
+        list.add_partition_offset(self.topic.as_str(), self.partition.0, start).map_err(|e| self.error(&e))?;
+        self.consumer.assign(&list).map_err(|e| self.error(&e))?;
+        let mut chunk = Chunk::default();
+        let mut heard = Instant::now();
+        loop {
+            match self.consumer.poll(POLL) {
+                None if heard.elapsed() > self.timeout => {
+                    return Err(self.errors.unavailable(&format_args!(
+                        "topic {}, partition {}: no record for {:?}",
+                        self.topic, self.partition, self.timeout
+                    )));
+                }
+                None => {
+                    if tell.is_closed() {
+                        return Ok(());
+                    }
+                }
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    if message.offset() < self.range.end.0 {
+                        chunk.push(&message);
+                    }
+                    let done = message.offset() >= self.range.end.0 - 1;
+                    if (done || chunk.is_full()) && !chunk.hand_on(tell) || done {
+                        return Ok(());
+                    }
+                }
+                // The end of the log: what is missing up to the range's end are the log's own markers.
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    self.expect_held()?;
+                    chunk.hand_on(tell);
+                    return Ok(());
+                }
+                Some(Err(error)) => self.tolerate(&error)?,
+            }
+        }
+    }
+
+    /// Connections come and go; librdkafka reconnects until the deadline. Everything else ends the read.
+    fn tolerate(&self, error: &KafkaError) -> Result<(), LogError> {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                self.expect_held()?;
+                Err(self.errors.unavailable(&error))
+            }
+            Some(
+                Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::Resolve
+                | Code::OperationTimedOut
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress,
+            ) => {
+                tracing::warn!(topic = %self.topic, partition = %self.partition, %error, "reading goes on");
+                Ok(())
+            }
+            _ => Err(self.error(error)),
+        }
+    }
+
+    /// Fails unless the log holds the whole range.
+    fn expect_held(&self) -> Result<(), LogError> {
+        let asked = self.consumer.fetch_watermarks(self.topic.as_str(), self.partition.0, self.timeout);
+        let (low, high) = asked.map_err(|error| self.error(&error))?;
+        if low <= self.range.start.0 && self.range.end.0 <= high {
+            Ok(())
+        } else {
+            Err(LogError::OutOfRange { wanted: self.range, held: OffsetRange::new(Offset(low), Offset(high)) })
+        }
+    }
+
+    fn error(&self, error: &KafkaError) -> LogError {
+        self.errors.of(self.topic, error)
+    }
+}
+
+#[derive(Default)]
+struct Chunk {
+    records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Chunk {
+    fn push(&mut self, message: &impl Message) {
+        let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+        self.bytes += payload.len();
+        self.records.push(Record {
+            offset: Offset(message.offset()),
+            timestamp: Timestamp::from_millis(message.timestamp().to_millis().unwrap_or(0)),
+            key: message.key().map(Bytes::copy_from_slice),
+            payload,
+        });
+    }
+
+    fn is_full(&self) -> bool {
+        self.records.len() >= CHUNK_RECORDS || self.bytes >= CHUNK_BYTES
+    }
+
+    /// Whether somebody still listens.
+    fn hand_on(&mut self, tell: &Sender<Result<Vec<Record>, LogError>>) -> bool {
+        self.bytes = 0;
+        let records = std::mem::take(&mut self.records);
+        records.is_empty() || tell.blocking_send(Ok(records)).is_ok()
+    }
+}
