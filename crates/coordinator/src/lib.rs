@@ -5,6 +5,7 @@
 //! `windrow_protocol::cut`) -> write. Every write is a transaction that compares the leader's own key and the revision of
 //! what it changes, so a leader that lost its lease without knowing changes nothing.
 
+pub mod api;
 mod finishing;
 mod leader;
 mod outcomes;

@@ -6,11 +6,13 @@ mod pack;
 mod partition;
 mod reading;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use tokio::sync::Semaphore;
-use windrow_ports::log::NewTopic;
+use windrow_ports::log::{NewTopic, TopicInfo};
 use windrow_ports::{Clock, Log, LogError};
 use windrow_protocol::TopicName;
 use windrow_protocol::duration::Length;
@@ -18,6 +20,11 @@ use windrow_protocol::duration::Length;
 pub use pack::Limits;
 pub use partition::partition_of;
 pub use reading::{Field, Reading, Refusal};
+
+/// How long what is known of a topic is taken for true.
+const TOPIC_TTL: Duration = Duration::from_secs(5);
+/// Topics that are remembered.
+const MAX_TOPICS: usize = 1_000;
 
 /// How a gateway works.
 #[derive(Debug, Clone)]
@@ -83,12 +90,14 @@ pub struct Gateway {
     clock: Arc<dyn Clock>,
     settings: Settings,
     room: Semaphore,
+    /// With the moment of the look.
+    topics: Mutex<HashMap<TopicName, (Duration, TopicInfo)>>,
 }
 
 impl Gateway {
     pub fn new(log: Arc<dyn Log>, clock: Arc<dyn Clock>, settings: Settings) -> Arc<Self> {
         let room = Semaphore::new(settings.max_in_flight as usize);
-        Arc::new(Self { log, clock, settings, room })
+        Arc::new(Self { log, clock, settings, room, topics: Mutex::default() })
     }
 
     /// Publishes readings, each with its position in the request; answers when the log has all accepted ones.
@@ -120,7 +129,25 @@ impl Gateway {
         Ok(Answer { accepted: good.len() as u64, refused: count, refusals: refused })
     }
 
-    async fn topic(&self, name: &TopicName) -> Result<windrow_ports::log::TopicInfo, PublishError> {
+    /// What is known of a topic, at most `TOPIC_TTL` old.
+    async fn topic(&self, name: &TopicName) -> Result<TopicInfo, PublishError> {
+        let now = self.clock.elapsed();
+        let known = self.topics.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some((seen, info)) = known
+            && now.saturating_sub(seen) < TOPIC_TTL
+        {
+            return Ok(info);
+        }
+        let info = self.look_for_topic(name).await?;
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if topics.len() >= MAX_TOPICS {
+            topics.clear();
+        }
+        topics.insert(name.clone(), (now, info.clone()));
+        Ok(info)
+    }
+
+    async fn look_for_topic(&self, name: &TopicName) -> Result<TopicInfo, PublishError> {
         match (self.log.topic(name).await, self.settings.create_partitions) {
             (Err(LogError::NoTopic(_)), Some(partitions)) => {
                 let topic = NewTopic {
@@ -135,7 +162,8 @@ impl Gateway {
                     Ok(()) | Err(LogError::Exists(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
-                Ok(self.log.topic(name).await?)
+                // Not every broker knows a topic that was made a moment ago.
+                self.log.topic(name).await.map_err(|error| PublishError::Again(error.to_string()))
             }
             (result, _) => Ok(result?),
         }

@@ -34,6 +34,6 @@ async fn a_staged_file_comes_back_as_it_was() {
     let entry = store.stage(&local, "j/_staging/x", "j/data/x", 7).await.unwrap();
     assert_eq!((entry.bytes, entry.rows), (3, 7));
     assert_eq!(store.sha256("j/_staging/x").await.unwrap(), entry.sha256);
-    store.delete("j/_staging/x").await.unwrap();
+    store.delete(vec!["j/_staging/x".to_owned()]).await.unwrap();
     assert_eq!(store.list("").await.unwrap(), []);
 }

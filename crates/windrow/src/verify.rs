@@ -110,3 +110,14 @@ impl Report {
         Ok(())
     }
 }
+
+/// Prints a report as JSON; an error if it is not clean.
+pub fn print(report: &Report) -> Result<()> {
+    let value = serde_json::json!({
+        "clean": report.findings.is_empty(), "findings": report.findings, "windows": report.windows,
+        "batches": report.batches, "files": report.files, "ledger": report.ledger,
+    });
+    println!("{}", serde_json::to_string_pretty(&value)?);
+    anyhow::ensure!(report.findings.is_empty(), "the proof failed: {} findings", report.findings.len());
+    Ok(())
+}

@@ -3,6 +3,7 @@
 //! Knows nothing of transports, roles or storage.
 
 pub mod block;
+pub mod convert;
 
 /// Generated from `proto/windrow/v1`.
 #[allow(clippy::all, missing_docs, unreachable_pub)]

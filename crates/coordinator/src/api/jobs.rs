@@ -1,0 +1,262 @@
+//! `JobService`.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status};
+use windrow_ports::meta::{Compare, Op, Txn};
+use windrow_protocol::JobName;
+use windrow_protocol::state::{BatchState, JobRecord, keys};
+use windrow_wire::convert;
+use windrow_wire::v1::job_service_server::JobService;
+use windrow_wire::v1::{self, JobState};
+
+use super::{Api, encode, job_name, meta, page};
+use crate::view::{Versioned, View};
+
+/// How often a watched job is looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Tries of a change that meets another one.
+const CHANGE_TRIES: usize = 8;
+
+/// A job with what is known of it.
+pub fn message(job: &Versioned<JobRecord>, view: &View) -> v1::Job {
+    let record = &job.value;
+    let progress = view.progress.get(&record.name).map(|progress| &progress.value);
+    let batches = || view.batches.get(&record.name).into_iter().flatten();
+    let count =
+        |wanted: fn(&BatchState) -> bool| batches().filter(|(_, batch)| wanted(&batch.value.state)).count() as u64;
+    let first_open = batches().map(|((window, _), _)| window.0).min();
+    let through = progress.map(|progress| progress.finish_planned_through);
+    let problem = progress.and_then(|progress| progress.problem.clone()).unwrap_or_default();
+    let state = match () {
+        () if record.deleting => JobState::Deleting,
+        () if record.paused.is_some() => JobState::Paused,
+        () if !problem.is_empty() => JobState::Blocked,
+        () => JobState::Running,
+    };
+    v1::Job {
+        name: format!("jobs/{}", record.name),
+        labels: record.labels.clone(),
+        spec: Some(convert::spec(&record.spec)),
+        state: state.into(),
+        generation: record.generation,
+        etag: job.revision.to_string(),
+        create_time: Some(convert::timestamp(record.created_at)),
+        update_time: Some(convert::timestamp(record.updated_at)),
+        status: Some(v1::JobStatus {
+            windows_complete: progress.map_or(0, |progress| progress.windows_complete),
+            complete_through: through.map(|t| convert::timestamp(first_open.map_or(t, |open| open.min(t)))),
+            batches_pending: count(|state| *state == BatchState::Pending),
+            batches_running: count(|state| matches!(state, BatchState::Assigned { .. })),
+            batches_failed: count(|state| *state == BatchState::Failed),
+            problem,
+            pause_note: record.paused.clone().unwrap_or_default(),
+        }),
+    }
+}
+
+impl Api {
+    /// Changes a stored job; done again when another change came between.
+    async fn change(
+        &self,
+        name: &JobName,
+        etag: &str,
+        mut change: impl FnMut(&mut JobRecord) -> Result<(), Status>,
+    ) -> Result<v1::Job, Status> {
+        for _ in 0..CHANGE_TRIES {
+            let mut job = self.job(name).await?;
+            if !etag.is_empty() && etag != job.revision.to_string() {
+                return Err(Status::aborted(format!(
+                    "job {name} was changed since: get it again, and repeat your change"
+                )));
+            }
+            change(&mut job.value)?;
+            job.value.updated_at = self.now();
+            let key = keys::job(name);
+            let then = vec![
+                Op::put(key.clone(), encode(&job.value)),
+                Op::put(keys::spec(name, &job.value.spec.hash()), encode(&job.value.spec)),
+            ];
+            let txn = Txn { when: vec![Compare::Modified(key, job.revision)], then };
+            if self.parts.meta.txn(txn).await.map_err(meta)?.applied {
+                return self.response(name).await;
+            }
+        }
+        Err(Status::aborted(format!("job {name} is being changed by others; try again")))
+    }
+
+    async fn create(&self, request: v1::CreateJobRequest) -> Result<(v1::Job, Vec<String>), Status> {
+        let job = request.job.unwrap_or_default();
+        let (file, checked) = self.check(&job).await;
+        let warnings = checked.into_result()?;
+        // Without a file there was a violation.
+        let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
+        if request.validate_only {
+            return Ok((job, warnings));
+        }
+        let now = self.now();
+        let record = JobRecord {
+            name: file.metadata.name,
+            labels: file.metadata.labels,
+            spec: file.spec,
+            generation: 1,
+            paused: None,
+            deleting: false,
+            created_at: now,
+            updated_at: now,
+            request_id: request.request_id.clone(),
+        };
+        let key = keys::job(&record.name);
+        let then = vec![
+            Op::put(key.clone(), encode(&record)),
+            Op::put(keys::spec(&record.name, &record.spec.hash()), encode(&record.spec)),
+        ];
+        let made = self.parts.meta.txn(Txn { when: vec![Compare::Absent(key)], then }).await.map_err(meta)?.applied;
+        let stored = self.job(&record.name).await?;
+        let same = !request.request_id.is_empty() && stored.value.request_id == request.request_id;
+        if !made && !same {
+            return Err(Status::already_exists(format!("job {} exists already", record.name)));
+        }
+        Ok((self.message(&stored).await?, warnings))
+    }
+
+    async fn update(&self, request: v1::UpdateJobRequest) -> Result<(v1::Job, Vec<String>), Status> {
+        let job = request.job.unwrap_or_default();
+        let (file, checked) = self.check(&job).await;
+        let warnings = checked.into_result()?;
+        let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
+        if request.validate_only {
+            return Ok((job, warnings));
+        }
+        let change = |record: &mut JobRecord| {
+            let fixed = [
+                ("spec.source.topic", record.spec.source.topic == file.spec.source.topic),
+                ("spec.window", record.spec.window == file.spec.window),
+            ];
+            if let Some((path, _)) = fixed.iter().find(|(_, same)| !same) {
+                return Err(Status::failed_precondition(format!(
+                    "{path} can't change while a job lives: its windows are counted by it; apply a job of another name"
+                )));
+            }
+            if record.spec != file.spec {
+                record.generation += 1;
+            }
+            record.spec = file.spec.clone();
+            record.labels = file.metadata.labels.clone();
+            Ok(())
+        };
+        Ok((self.change(&file.metadata.name, &job.etag, change).await?, warnings))
+    }
+}
+
+#[tonic::async_trait]
+impl JobService for Api {
+    async fn create_job(
+        &self,
+        request: Request<v1::CreateJobRequest>,
+    ) -> Result<Response<v1::CreateJobResponse>, Status> {
+        let (job, warnings) = self.create(request.into_inner()).await?;
+        Ok(Response::new(v1::CreateJobResponse { job: Some(job), warnings }))
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
+        let job = self.response(&job_name(&request.into_inner().name)?).await?;
+        Ok(Response::new(v1::GetJobResponse { job: Some(job) }))
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let request = request.into_inner();
+        let view = View::new(&self.parts.meta.list(keys::JOBS).await.map_err(meta)?);
+        let jobs = view.jobs.into_iter().map(|(name, job)| (name.to_string(), job)).collect();
+        let (page, next_page_token) = page(jobs, request.page_size, &request.page_token);
+        let mut jobs = Vec::with_capacity(page.len());
+        for job in &page {
+            jobs.push(self.message(job).await?);
+        }
+        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
+    }
+
+    async fn update_job(
+        &self,
+        request: Request<v1::UpdateJobRequest>,
+    ) -> Result<Response<v1::UpdateJobResponse>, Status> {
+        let (job, warnings) = self.update(request.into_inner()).await?;
+        Ok(Response::new(v1::UpdateJobResponse { job: Some(job), warnings }))
+    }
+
+    async fn delete_job(
+        &self,
+        request: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let name = job_name(&request.into_inner().name)?;
+        let mark = |record: &mut JobRecord| {
+            record.deleting = true;
+            Ok(())
+        };
+        match self.change(&name, "", mark).await {
+            // The leader was quick: it is gone already, after it was there.
+            Err(status) if status.code() == tonic::Code::NotFound => {}
+            result => drop(result?),
+        }
+        Ok(Response::new(v1::DeleteJobResponse {}))
+    }
+
+    async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::PauseJobResponse>, Status> {
+        let request = request.into_inner();
+        let pause = |record: &mut JobRecord| {
+            record.paused = Some(request.note.clone());
+            Ok(())
+        };
+        let job = self.change(&job_name(&request.name)?, "", pause).await?;
+        Ok(Response::new(v1::PauseJobResponse { job: Some(job) }))
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<v1::ResumeJobRequest>,
+    ) -> Result<Response<v1::ResumeJobResponse>, Status> {
+        let resume = |record: &mut JobRecord| {
+            record.paused = None;
+            Ok(())
+        };
+        let job = self.change(&job_name(&request.into_inner().name)?, "", resume).await?;
+        Ok(Response::new(v1::ResumeJobResponse { job: Some(job) }))
+    }
+
+    async fn validate_job(
+        &self,
+        request: Request<v1::ValidateJobRequest>,
+    ) -> Result<Response<v1::ValidateJobResponse>, Status> {
+        let (_, checked) = self.check(&request.into_inner().job.unwrap_or_default()).await;
+        Ok(Response::new(v1::ValidateJobResponse { checks: checked.checks }))
+    }
+
+    type WatchJobStream = BoxStream<'static, Result<v1::WatchJobResponse, Status>>;
+
+    async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let name = job_name(&request.into_inner().name)?;
+        let first = self.response(&name).await?;
+        let (api, clock) = (self.clone(), self.parts.clock.clone());
+        let changes = futures::stream::unfold((first.clone(), false), move |(last, over)| {
+            let (api, clock, name) = (api.clone(), clock.clone(), name.clone());
+            async move {
+                if over {
+                    return None;
+                }
+                loop {
+                    clock.sleep(WATCH_INTERVAL).await;
+                    match api.response(&name).await {
+                        Ok(job) if job == last => {}
+                        Ok(job) => return Some((Ok(v1::WatchJobResponse { job: Some(job.clone()) }), (job, false))),
+                        Err(status) => return Some((Err(status), (last, true))),
+                    }
+                }
+            }
+        });
+        let first = futures::stream::iter([Ok(v1::WatchJobResponse { job: Some(first) })]);
+        Ok(Response::new(first.chain(changes).boxed()))
+    }
+}

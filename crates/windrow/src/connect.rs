@@ -1,0 +1,115 @@
+//! Where the real parts are, and reaching them. A part that is down is waited for, with a line that says which and why:
+//! a role that ends because its database restarts would only be started again.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use backon::{ExponentialBuilder, Retryable};
+use windrow_etcd::{EtcdSettings, EtcdStore};
+use windrow_kafka::{KafkaLog, KafkaSettings};
+use windrow_ports::{Log, LogError, MetaStore};
+use windrow_storage::{S3Settings, Store};
+
+/// Longest pause between two tries to reach a part.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// The log.
+#[derive(Debug, Clone, clap::Args)]
+pub struct KafkaArgs {
+    /// Kafka bootstrap servers, `host:port` with commas.
+    #[arg(long = "kafka", env = "WINDROW_KAFKA", default_value = "127.0.0.1:9092")]
+    brokers: String,
+    /// More librdkafka settings, e.g. `security.protocol=sasl_plaintext`. May be repeated.
+    #[arg(long = "kafka-config", value_name = "KEY=VALUE", value_parser = pair)]
+    config: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// The metadata store.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EtcdArgs {
+    /// URLs of etcd's members, with commas.
+    #[arg(long, env = "WINDROW_ETCD", default_value = "http://127.0.0.1:2379", value_delimiter = ',')]
+    etcd: Vec<String>,
+}
+
+/// The object store.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StoreArgs {
+    /// Root of all output: `s3://bucket/prefix` or `file:///folder`.
+    #[arg(long, env = "WINDROW_STORE")]
+    store: String,
+    /// URL of an S3 service that is not AWS. Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    #[arg(long, env = "WINDROW_S3_ENDPOINT")]
+    s3_endpoint: Option<String>,
+    /// Region of the bucket.
+    #[arg(long, env = "AWS_REGION", default_value = "us-east-1")]
+    s3_region: String,
+}
+
+/// Tries until it works.
+async fn patiently<T, E: Display, F: Future<Output = Result<T, E>>>(
+    part: &str,
+    connect: impl FnMut() -> F,
+    hopeless: impl FnMut(&E) -> bool,
+) -> Result<T, E> {
+    let mut hopeless = hopeless;
+    let pauses = ExponentialBuilder::default().with_max_delay(MAX_PAUSE).without_max_times();
+    connect
+        .retry(pauses)
+        .when(move |error| !hopeless(error))
+        .notify(|error, pause| {
+            tracing::warn!("{part} is not reachable, trying again in {:.0} s: {error}", pause.as_secs_f64());
+        })
+        .await
+}
+
+impl KafkaArgs {
+    pub async fn connect(&self, client_id: &str) -> Result<Arc<dyn Log>> {
+        let mut settings = KafkaSettings::new(&self.brokers);
+        settings.client_id = client_id.to_owned();
+        settings.more.clone_from(&self.config);
+        let connect = || KafkaLog::connect(settings.clone());
+        let log = patiently("kafka", connect, |error| matches!(error, LogError::Refused(_))).await?;
+        Ok(Arc::new(log))
+    }
+}
+
+impl EtcdArgs {
+    pub async fn connect(&self) -> Result<Arc<dyn MetaStore>> {
+        let settings = EtcdSettings::new(self.etcd.clone());
+        Ok(Arc::new(patiently("etcd", || EtcdStore::connect(&settings), |_| false).await?))
+    }
+}
+
+impl StoreArgs {
+    pub fn open(&self) -> Result<Store> {
+        let settings = S3Settings {
+            allow_http: self.s3_endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")),
+            endpoint: self.s3_endpoint.clone(),
+            region: Some(self.s3_region.clone()),
+            ..S3Settings::default()
+        };
+        Ok(Store::open(&self.store, &settings)?)
+    }
+
+    /// Opens it and waits until it answers; refuses one on which a commit could succeed twice.
+    pub async fn connect(&self) -> Result<Store> {
+        let store = self.open()?;
+        let unusable = |error: &windrow_storage::StoreError| matches!(error, windrow_storage::StoreError::Unusable(_));
+        patiently("object store", || store.probe(), unusable).await?;
+        Ok(store)
+    }
+}
+
+/// A folder for files of running batches.
+pub fn scratch(folder: Option<PathBuf>) -> PathBuf {
+    folder.unwrap_or_else(|| std::env::temp_dir().join(format!("windrow-{}", uuid::Uuid::now_v7())))
+}

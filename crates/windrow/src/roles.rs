@@ -1,0 +1,188 @@
+//! The roles as processes of their own, and all of them in one (`dev`). SIGTERM and Ctrl-C finish what runs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio_util::sync::CancellationToken;
+use windrow_coordinator::Parts;
+use windrow_gateway::Gateway;
+use windrow_ports::{Clock, SystemClock};
+use windrow_processing::{Engine, EngineSettings};
+use windrow_protocol::WorkerId;
+use windrow_worker::Tools;
+
+use crate::cluster::Cluster;
+use crate::connect::{EtcdArgs, KafkaArgs, StoreArgs, scratch};
+
+#[derive(Debug, clap::Args)]
+pub struct GatewayArgs {
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    /// Address of the HTTP endpoint.
+    #[arg(long, default_value = "127.0.0.1:7071")]
+    http: SocketAddr,
+    /// Make a topic with this many partitions at its first reading; without it, topics must exist.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    create_topics: Option<i32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CoordinatorArgs {
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// Address of the gRPC API.
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    grpc: SocketAddr,
+    /// Seconds that leadership outlives a leader that died.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=600))]
+    lease_seconds: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Batches that run at once; one per core by default.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    slots: Option<u32>,
+    /// Memory of all queries before they spill, in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..))]
+    memory_mib: u64,
+    /// Folder for files of running batches; may be lost at any time. A temporary one if absent.
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+    /// Seconds after which the batches of a worker that died go to others.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=600))]
+    lease_seconds: u64,
+    /// Seconds that running batches have to finish at shutdown before they are handed back.
+    #[arg(long, default_value_t = 30)]
+    grace_seconds: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DevArgs {
+    /// Folder of everything: log, metadata, output.
+    #[arg(long, default_value = "windrow-data")]
+    data_dir: PathBuf,
+    /// Address of the gRPC API.
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    grpc: SocketAddr,
+    /// Address of the HTTP endpoint for readings.
+    #[arg(long, default_value = "127.0.0.1:7071")]
+    http: SocketAddr,
+}
+
+/// Cancelled by SIGTERM or Ctrl-C; a second signal ends the process at once.
+fn shutdown() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let token = CancellationToken::new();
+    let told = token.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tracing::info!("shutting down: finishing what runs");
+        told.cancel();
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        std::process::exit(130);
+    });
+    Ok(token)
+}
+
+/// Ends early if a signal comes while a part is still waited for.
+async fn unless_stopped<T>(stop: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        () = stop.cancelled() => anyhow::bail!("stopped before everything was reached"),
+        result = work => result,
+    }
+}
+
+async fn serve_http(address: SocketAddr, gateway: Arc<Gateway>, stop: CancellationToken) -> Result<()> {
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+    tracing::info!("gateway ready: http://{address}/v1/topics/TOPIC/readings");
+    let server = axum::serve(listener, windrow_gateway::http::router(gateway));
+    Ok(server.with_graceful_shutdown(stop.cancelled_owned()).await?)
+}
+
+async fn serve_grpc(address: SocketAddr, parts: Parts, stop: CancellationToken) -> Result<()> {
+    let server = tonic::transport::Server::builder().add_routes(windrow_coordinator::api::services(parts));
+    tracing::info!("coordinator API: http://{address}");
+    server.serve_with_shutdown(address, stop.cancelled_owned()).await.with_context(|| format!("serving on {address}"))
+}
+
+/// `windrow gateway`.
+pub async fn gateway(args: GatewayArgs) -> Result<()> {
+    let stop = shutdown()?;
+    let log = unless_stopped(&stop, args.kafka.connect("windrow-gateway")).await?;
+    let settings = windrow_gateway::Settings { create_partitions: args.create_topics, ..Default::default() };
+    let gateway = Gateway::new(log, Arc::new(SystemClock::default()), settings);
+    serve_http(args.http, gateway, stop).await
+}
+
+/// `windrow coordinator`.
+pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
+    let stop = shutdown()?;
+    let log = unless_stopped(&stop, args.kafka.connect("windrow-coordinator")).await?;
+    let meta = unless_stopped(&stop, args.etcd.connect()).await?;
+    let parts = Parts { log, meta, clock: Arc::new(SystemClock::default()) };
+    let settings = windrow_coordinator::Settings {
+        id: format!("{}-{}", args.grpc, uuid::Uuid::now_v7()),
+        lease_ttl: Duration::from_secs(args.lease_seconds),
+        ..Default::default()
+    };
+    let leading = tokio::spawn(windrow_coordinator::run(parts.clone(), settings, stop.clone()));
+    let served = serve_grpc(args.grpc, parts, stop.clone()).await;
+    stop.cancel();
+    leading.await?;
+    served
+}
+
+/// `windrow worker`.
+pub async fn worker(args: WorkerArgs) -> Result<()> {
+    let stop = shutdown()?;
+    let log = unless_stopped(&stop, args.kafka.connect("windrow-worker")).await?;
+    let meta = unless_stopped(&stop, args.etcd.connect()).await?;
+    let store = unless_stopped(&stop, args.store.connect()).await?;
+    let scratch = scratch(args.scratch);
+    let memory_bytes = usize::try_from(args.memory_mib.saturating_mul(1024 * 1024))?;
+    let engine = Engine::new(EngineSettings { memory_bytes, scratch: scratch.clone() });
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let cores = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
+    let settings = windrow_worker::Settings {
+        id: WorkerId::new(format!("worker-{}", uuid::Uuid::now_v7()))?,
+        slots: args.slots.unwrap_or(cores),
+        lease_ttl: Duration::from_secs(args.lease_seconds),
+        grace: Duration::from_secs(args.grace_seconds),
+    };
+    tracing::info!(id = %settings.id, slots = settings.slots, "worker ready");
+    Ok(windrow_worker::run(Tools { log, store, clock, engine, scratch }, meta, settings, stop).await?)
+}
+
+/// `windrow dev`.
+pub async fn dev(args: DevArgs) -> Result<()> {
+    let stop = shutdown()?;
+    let cluster = Cluster::start(&args.data_dir)?;
+    let parts = Parts { log: cluster.log.clone(), meta: cluster.meta.clone(), clock: cluster.clock.clone() };
+    let servers = tokio::try_join!(
+        ends_all(&stop, serve_http(args.http, cluster.gateway.clone(), stop.clone())),
+        ends_all(&stop, serve_grpc(args.grpc, parts, stop.clone())),
+    );
+    cluster.stop().await?;
+    servers.map(drop)
+}
+
+/// A server that fails takes the others with it, in order.
+async fn ends_all(stop: &CancellationToken, server: impl Future<Output = Result<()>>) -> Result<()> {
+    let result = server.await;
+    stop.cancel();
+    result
+}

@@ -1,0 +1,181 @@
+//! Between the messages and `protocol`. The messages have the fields of the job file, so a spec goes through the same
+//! reader as the file: one place says what a field may hold.
+
+use prost_types::Timestamp as PbTimestamp;
+use serde_json::{Value, json};
+use windrow_protocol::{JobFile, JobSpec, Ledger, Timestamp};
+
+use crate::v1;
+
+/// Microseconds as the well-known type.
+pub fn timestamp(time: Timestamp) -> PbTimestamp {
+    let micros = time.micros();
+    // Below 1e9, so it fits.
+    let nanos = (micros.rem_euclid(1_000_000) * 1_000) as i32;
+    PbTimestamp { seconds: micros.div_euclid(1_000_000), nanos }
+}
+
+/// Back, rounded down to microseconds.
+pub fn time(timestamp: &PbTimestamp) -> Timestamp {
+    Timestamp::from_micros(
+        timestamp.seconds.saturating_mul(1_000_000).saturating_add(i64::from(timestamp.nanos) / 1_000),
+    )
+}
+
+/// A ledger's counts.
+pub fn ledger(ledger: &Ledger) -> v1::LedgerCounts {
+    v1::LedgerCounts {
+        records: ledger.records,
+        undecodable: ledger.undecodable,
+        read: ledger.read,
+        on_time: ledger.on_time,
+        late: ledger.late,
+        skipped: ledger.skipped,
+        kept: ledger.kept,
+        quarantined: ledger.quarantined,
+        duplicate: ledger.duplicate,
+        lost_offsets: ledger.lost_offsets,
+    }
+}
+
+/// A job message as a job file. The error names the field.
+pub fn job_file(job: &v1::Job) -> Result<JobFile, String> {
+    let Some(name) = job.name.strip_prefix("jobs/") else {
+        return Err(format!("name: {:?} is not of the form jobs/NAME", job.name));
+    };
+    let Some(spec) = &job.spec else { return Err("spec: missing".to_owned()) };
+    let file = json!({
+        "apiVersion": "windrow/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": job.labels},
+        "spec": spec_value(spec),
+    });
+    serde_json::from_value(file).map_err(|error| error.to_string())
+}
+
+/// Absent fields are left out, so that the job file's defaults apply.
+fn spec_value(spec: &v1::JobSpec) -> Value {
+    let mut out = json!({"map": spec.map});
+    let mut set = |key: &str, value: &str| {
+        if !value.is_empty() {
+            out[key] = json!(value);
+        }
+    };
+    set("lateness", &spec.lateness);
+    set("idleTimeout", &spec.idle_timeout);
+    set("late", &spec.late);
+    if let Some(reduce) = &spec.reduce {
+        out["reduce"] = json!(reduce);
+    }
+    if spec.max_attempts > 0 {
+        out["maxAttempts"] = json!(spec.max_attempts);
+    }
+    if let Some(output) = spec.output.as_ref().filter(|output| !output.format.is_empty()) {
+        out["output"] = json!({"format": output.format});
+    }
+    if let Some(window) = &spec.window {
+        out["window"] = json!({"every": window.every});
+        if !window.time_zone.is_empty() {
+            out["window"]["timeZone"] = json!(window.time_zone);
+        }
+    }
+    if let Some(source) = &spec.source {
+        out["source"] = json!({"topic": source.topic, "values": source.values, "tags": source.tags});
+        if !source.format.is_empty() {
+            out["source"]["format"] = json!(source.format);
+        }
+        if let Some(json) = &source.json {
+            out["source"]["json"] = json_source(json);
+        }
+    }
+    out
+}
+
+fn json_source(source: &v1::JsonSource) -> Value {
+    let mut out = json!({});
+    for (key, value) in [("device", &source.device), ("seq", &source.seq)] {
+        if let Some(value) = value {
+            out[key] = json!(value);
+        }
+    }
+    if let Some(time) = &source.time {
+        out["time"] = json!({"field": time.field, "format": time.format});
+        if !time.bound.is_empty() {
+            out["time"]["bound"] = json!(time.bound);
+        }
+    }
+    out
+}
+
+/// A spec as a message.
+pub fn spec(spec: &JobSpec) -> v1::JobSpec {
+    // A spec is a struct of strings, numbers and maps with text keys: it always has a JSON form.
+    let value = serde_json::to_value(spec).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let maybe = |value: &Value| value.as_str().map(str::to_owned);
+    let source = &value["source"];
+    let json = source.get("json").filter(|json| json.is_object()).map(|json| v1::JsonSource {
+        device: maybe(&json["device"]),
+        seq: maybe(&json["seq"]),
+        time: json.get("time").filter(|time| time.is_object()).map(|time| v1::JsonTime {
+            field: text(&time["field"]),
+            format: text(&time["format"]),
+            bound: text(&time["bound"]),
+        }),
+    });
+    v1::JobSpec {
+        source: Some(v1::Source {
+            topic: text(&source["topic"]),
+            values: spec.source.values.iter().map(|(name, kind)| (name.clone(), kind.name().to_owned())).collect(),
+            tags: spec.source.tags.clone(),
+            format: text(&source["format"]),
+            json,
+        }),
+        window: Some(v1::WindowSpec {
+            every: text(&value["window"]["every"]),
+            time_zone: text(&value["window"]["timeZone"]),
+        }),
+        lateness: text(&value["lateness"]),
+        idle_timeout: text(&value["idleTimeout"]),
+        late: text(&value["late"]),
+        map: spec.map.clone(),
+        reduce: spec.reduce.clone(),
+        output: Some(v1::Output { format: text(&value["output"]["format"]) }),
+        max_attempts: spec.max_attempts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"{"source": {"topic": "t", "values": {"v": "f64"}, "tags": ["zone"], "format": "json",
+        "json": {"device": "d", "time": {"field": "ts", "format": "unix_millis", "bound": "5m"}}},
+        "window": {"every": "day", "timeZone": "America/Chicago"}, "lateness": "10m", "idleTimeout": "5s",
+        "late": "drop", "map": "SELECT 1", "reduce": "SELECT 2", "maxAttempts": 7}"#;
+
+    #[test]
+    fn a_spec_goes_there_and_back() {
+        for text in [FULL, r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#] {
+            let before: JobSpec = serde_json::from_str(text).unwrap();
+            let job = v1::Job { name: "jobs/j".to_owned(), spec: Some(spec(&before)), ..Default::default() };
+            assert_eq!(job_file(&job).unwrap().spec, before);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let job = |spec| v1::Job { name: "jobs/j".to_owned(), spec, ..Default::default() };
+        assert_eq!(job_file(&job(None)).unwrap_err(), "spec: missing");
+        let error = job_file(&job(Some(v1::JobSpec::default()))).unwrap_err();
+        assert!(error.contains("source"), "{error}");
+        assert!(job_file(&v1::Job::default()).unwrap_err().contains("jobs/NAME"));
+    }
+
+    #[test]
+    fn times_keep_their_microseconds() {
+        for micros in [0, -1, 1_441_065_600_123_456] {
+            assert_eq!(time(&timestamp(Timestamp::from_micros(micros))).micros(), micros);
+        }
+    }
+}
