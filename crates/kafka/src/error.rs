@@ -11,12 +11,17 @@ pub struct Errors {
     pub brokers: String,
 }
 
+/// What the broker or librdkafka said. rdkafka's own accessor leaves out administrative operations.
+pub fn code(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    }
+}
+
 /// Whether the topic or partition is not there.
 pub fn is_no_topic(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
-    )
+    matches!(code(error), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition))
 }
 
 impl Errors {
@@ -28,7 +33,7 @@ impl Errors {
         if is_no_topic(error) {
             return LogError::NoTopic(topic.to_string());
         }
-        match error.rdkafka_error_code() {
+        match code(error) {
             Some(Code::TopicAlreadyExists) => LogError::Exists(topic.to_string()),
             Some(
                 Code::MessageSizeTooLarge
@@ -59,5 +64,24 @@ impl Errors {
             Some(Err((_, code))) => Err(self.of(topic, &KafkaError::AdminOp(code))),
             None => Err(self.unavailable(&"no answer")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_is_missing_is_no_topic_whichever_operation_finds_out() {
+        let errors = Errors { brokers: "127.0.0.1:1".to_owned() };
+        let topic = TopicName::new("t").unwrap();
+        for error in [
+            KafkaError::AdminOp(Code::UnknownTopicOrPartition),
+            KafkaError::MetadataFetch(Code::UnknownTopicOrPartition),
+            KafkaError::MessageProduction(Code::UnknownPartition),
+        ] {
+            assert_eq!(errors.of(&topic, &error), LogError::NoTopic("t".to_owned()), "{error}");
+        }
+        assert_eq!(errors.of(&topic, &KafkaError::AdminOp(Code::TopicAlreadyExists)), LogError::Exists("t".to_owned()));
     }
 }

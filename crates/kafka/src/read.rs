@@ -122,7 +122,8 @@ impl Read<'_> {
                         chunk.push(&message);
                     }
                     let done = message.offset() >= self.range.end.0 - 1;
-                    if (done || chunk.is_full()) && !chunk.hand_on(tell) || done {
+                    let listened = !(done || chunk.is_full()) || chunk.hand_on(tell);
+                    if done || !listened {
                         return Ok(());
                     }
                 }
