@@ -24,10 +24,10 @@ pub struct Unfit {
 /// Reads a message; an error if it is no JSON at all.
 pub fn parse(record: &Record, spec: &JobSpec, columns: &[(String, ValueType)]) -> Result<Message, String> {
     let mut message = Message::default();
-    let mut values = serde_json::Deserializer::from_slice(&record.payload).into_iter::<Json>();
+    let values = serde_json::Deserializer::from_slice(&record.payload).into_iter::<Json>();
     let default = JsonSource::default();
     let source = spec.source.json.as_ref().unwrap_or(&default);
-    while let Some(value) = values.next() {
+    for value in values {
         let items = match value.map_err(|error| format!("not JSON: {error}"))? {
             Json::Array(items) => items,
             item => vec![item],

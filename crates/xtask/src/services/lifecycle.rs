@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::state::{Running, State};
 use super::{ALL, Service, Site, Work, ports};
 use crate::cache::Cache;
-use crate::process::{Abort, is_running, spawn_daemon, stop, tail, wait_for};
+use crate::process::{Abort, spawn_daemon, stop, tail, wait_for};
 use crate::progress::{say, timed};
 use crate::tools::{self, Tool};
 

@@ -10,7 +10,7 @@ use crate::services::http::connect;
 const METADATA_API: u16 = 3;
 /// The first version in which "no topics" can be asked for.
 const METADATA_VERSION: u16 = 1;
-const CORRELATION: u32 = 0x77_69_6e_64;
+const CORRELATION: u32 = 0x7769_6e64;
 /// More than the answer of one broker without topics ever needs.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
