@@ -56,7 +56,9 @@ impl Api {
     /// Everything of one job: its cursors stay out, since only the leader needs them.
     async fn job_view(&self, name: &JobName) -> Result<View, Status> {
         let mut listing = self.parts.meta.list(&keys::batches(name)).await.map_err(meta)?;
-        listing.items.extend(self.parts.meta.get(&keys::progress(name)).await.map_err(meta)?);
+        for key in [keys::progress(name), keys::problem(name)] {
+            listing.items.extend(self.parts.meta.get(&key).await.map_err(meta)?);
+        }
         Ok(View::new(&listing))
     }
 

@@ -2,12 +2,67 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use windrow_protocol::plan::{FinishPlan, Part};
+use windrow_ports::log::TopicInfo;
+use windrow_ports::meta::{Compare, Op};
+use windrow_protocol::plan::{BatchId, FinishPlan, Part};
+use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{PartitionId, Revision, Timestamp, TopicId, TopicName, Window, WindowId};
 
+use crate::planner::Write;
+use crate::view::{View, encode};
+
 /// Last steps that are planned at a time.
 const MOST: usize = 40;
+
+/// The write that plans a job's next last steps, or its first progress; empty when there is nothing to plan.
+pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo) -> Write {
+    let mut write = Write::default();
+    let Some(cursors) = view.cursors.get(&job.name).filter(|cursors| cursors.len() as i32 == topic.partitions) else {
+        return write;
+    };
+    let Some(through) = cursors.values().map(|cursor| cursor.value.sealed_through).min() else { return write };
+    let none = BTreeMap::new();
+    let batches = view.batches.get(&job.name).unwrap_or(&none);
+    let progress_key = keys::progress(&job.name);
+    let Some(progress) = view.progress.get(&job.name) else {
+        let first_batch = batches.keys().map(|(window, _)| window.0).min();
+        let origin = first_batch.map_or(through, |first| first.min(through));
+        let progress = Progress { origin, finish_planned_through: origin, windows_complete: 0 };
+        write.when.push(Compare::Absent(progress_key.clone()));
+        write.then.push(Op::put(progress_key, encode(&progress)));
+        return write;
+    };
+    let sealed = Sealed {
+        calendar,
+        topic: job.spec.source.topic.clone(),
+        topic_id: topic.id.clone(),
+        spec_hash: job.spec.hash(),
+        generation: job.generation,
+        from: progress.value.finish_planned_through,
+        through,
+        partitions: cursors.keys().copied().collect(),
+        batches: by_window(batches.keys()),
+    };
+    let (plans, through) = plan(&sealed);
+    if plans.is_empty() {
+        return write;
+    }
+    for plan in plans {
+        let id =
+            BatchId { job: job.name.clone(), window: plan.window.id(), part: Part::Finish, revision: plan.revision };
+        let key = keys::batch(&job.name, id.window, id.part);
+        let task = Task::Finish(plan);
+        let record =
+            BatchRecord { id, task, state: BatchState::Pending, failures: 0, last_error: None, not_before: None };
+        write.when.push(Compare::Absent(key.clone()));
+        write.then.push(Op::put(key, encode(&record)));
+    }
+    let next = Progress { finish_planned_through: through, ..progress.value.clone() };
+    write.when.push(Compare::Modified(progress_key.clone(), progress.revision));
+    write.then.push(Op::put(progress_key, encode(&next)));
+    write
+}
 
 /// What a job's last steps are planned from.
 #[derive(Debug)]
@@ -40,7 +95,7 @@ pub fn plan(sealed: &Sealed<'_>) -> (Vec<FinishPlan>, Timestamp) {
             plans.push(empty_run(sealed, at, window.0));
         }
         let window = sealed.calendar.window_of(window.0);
-        plans.push(step(sealed, window, window.end, 1, with_batch));
+        plans.push(last_step(sealed, window, window.end, 1, with_batch));
         at = window.end;
     }
     if at < sealed.through {
@@ -52,10 +107,10 @@ pub fn plan(sealed: &Sealed<'_>) -> (Vec<FinishPlan>, Timestamp) {
 
 fn empty_run(sealed: &Sealed<'_>, from: Timestamp, until: Timestamp) -> FinishPlan {
     let windows = sealed.calendar.count(from, until);
-    step(sealed, sealed.calendar.window_of(from), until, windows, &BTreeSet::new())
+    last_step(sealed, sealed.calendar.window_of(from), until, windows, &BTreeSet::new())
 }
 
-fn step(
+fn last_step(
     sealed: &Sealed<'_>,
     window: Window,
     until: Timestamp,

@@ -1,13 +1,15 @@
 //! The coordinator: cuts partitions into windows, writes each plan once, hands batches to workers, and notes what became
 //! of them. Any number may run; one leads. It reads no readings and touches no output.
 //!
-//! A tick is: observe (list the metadata, look up the log) -> decide (pure: `finishing`, `outcomes`, `scheduler`,
-//! `windrow_protocol::cut`) -> write. Every write is a transaction that compares the leader's own key and the revision of
+//! Over and over: observe (follow the metadata, look up the log) -> decide (pure: `dispatch`, `finishing`, `outcomes`,
+//! `scheduler`, `windrow_protocol::cut`) -> write. Every write is a transaction that compares the leader's own key and the revision of
 //! what it changes, so a leader that lost its lease without knowing changes nothing.
 
 pub mod api;
+mod dispatch;
 mod finishing;
 mod leader;
+mod mirror;
 mod outcomes;
 mod planner;
 mod scheduler;
@@ -34,12 +36,12 @@ pub struct Parts {
 pub struct Settings {
     /// Who this replica is, for people.
     pub id: String,
-    /// Pause between two looks. Default 200 ms.
+    /// Pause between two looks into the log. What workers report is taken in at once. Default 200 ms.
     pub tick: Duration,
     /// How long leadership outlives its holder. Default 10 s.
     pub lease_ttl: Duration,
-    /// Windows that one partition is cut into per tick at most, so that a backlog of one job starves no other. Default 64.
-    pub windows_per_tick: usize,
+    /// Batches that a job has in the metadata store before no further ahead is cut. Default 10,000.
+    pub max_in_flight: usize,
 }
 
 impl Default for Settings {
@@ -48,7 +50,7 @@ impl Default for Settings {
             id: "coordinator".to_owned(),
             tick: Duration::from_millis(200),
             lease_ttl: Duration::from_secs(10),
-            windows_per_tick: 64,
+            max_in_flight: 10_000,
         }
     }
 }

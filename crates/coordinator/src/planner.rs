@@ -47,7 +47,11 @@ pub struct Planner<'a> {
     pub calendar: Calendar,
     pub topic: TopicInfo,
     pub cursors: BTreeMap<PartitionId, Versioned<Cursor>>,
-    pub progress: Option<&'a Progress>,
+    pub progress: Option<Progress>,
+    /// The job's batches in the store.
+    pub in_flight: usize,
+    /// From this many on, only the partitions that are furthest behind are cut.
+    pub max_in_flight: usize,
 }
 
 impl Planner<'_> {
@@ -76,8 +80,7 @@ impl Planner<'_> {
             .collect();
         let mut writes = self.new_cursors(&bounds, &silent).await?;
         let newest = self.newest(&bounds, &silent).await?;
-        let windows: Vec<(PartitionId, Window)> =
-            self.cursors.iter().map(|(p, cursor)| (*p, self.calendar.window_of(cursor.value.sealed_through))).collect();
+        let windows = self.next_windows();
         let (lateness, bound) = (self.job.spec.lateness, self.job.spec.time_bound());
         let after = lateness.micros() + bound.micros();
         // The end first, then the start: see `windrow_protocol::cut`.
@@ -96,6 +99,16 @@ impl Planner<'_> {
             }
         }
         Ok(writes)
+    }
+
+    /// The next window of each partition that may be cut. When much is in flight already, only those of the partitions
+    /// that are furthest behind: the others wait for them anyway.
+    fn next_windows(&self) -> Vec<(PartitionId, Window)> {
+        let furthest_behind = self.cursors.values().map(|cursor| cursor.value.sealed_through).min();
+        let all = self.cursors.iter().map(|(partition, cursor)| (*partition, cursor.value.sealed_through));
+        let chosen =
+            all.filter(|(_, through)| self.in_flight < self.max_in_flight || Some(*through) == furthest_behind);
+        chosen.map(|(partition, through)| (partition, self.calendar.window_of(through))).collect()
     }
 
     async fn look_up(&self, times: impl Iterator<Item = (PartitionId, Timestamp)>) -> Result<Vec<Lookup>, TickError> {
@@ -203,7 +216,7 @@ impl Planner<'_> {
                 _ => continue,
             };
             // Windows that are finished stay finished: a new partition joins after them.
-            let start = self.progress.map_or(start, |progress| start.max(progress.finish_planned_through));
+            let start = self.progress.as_ref().map_or(start, |progress| start.max(progress.finish_planned_through));
             let cursor = Cursor {
                 topic_id: self.topic.id.clone(),
                 sealed_through: start,

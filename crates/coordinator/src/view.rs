@@ -1,13 +1,13 @@
 //! Everything under `/windrow/v1/`, decoded. A value that can't be read is logged and left out: one bad key must not
 //! stop the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use windrow_ports::meta::{KeyValue, Listing};
 use windrow_protocol::cut::Cursor;
 use windrow_protocol::plan::Part;
-use windrow_protocol::state::{Assignment, BatchRecord, JobRecord, Progress, ROOT, WorkerRecord};
+use windrow_protocol::state::{Assignment, BatchRecord, BatchState, JobRecord, Progress, ROOT, WorkerRecord};
 use windrow_protocol::{JobName, JobSpec, PartitionId, WindowId, WorkerId};
 
 /// A decoded value with its mod revision.
@@ -17,28 +17,81 @@ pub struct Versioned<T> {
     pub revision: i64,
 }
 
-/// What the metadata store held at one revision.
+/// What the metadata store holds.
 #[derive(Debug, Default)]
 pub struct View {
     pub jobs: BTreeMap<JobName, Versioned<JobRecord>>,
     pub specs: BTreeMap<(JobName, String), JobSpec>,
     pub cursors: BTreeMap<JobName, BTreeMap<PartitionId, Versioned<Cursor>>>,
     pub progress: BTreeMap<JobName, Versioned<Progress>>,
+    /// What keeps a job from going on.
+    pub problems: BTreeMap<JobName, String>,
     pub batches: BTreeMap<JobName, BTreeMap<(WindowId, Part), Versioned<BatchRecord>>>,
+    /// The batches by what is to be done with them, so that nobody has to look through all of them.
+    pub queues: BTreeMap<JobName, Queue>,
     pub workers: BTreeMap<WorkerId, Versioned<WorkerRecord>>,
     /// By key.
     pub assignments: BTreeMap<String, Versioned<Assignment>>,
 }
 
+/// A job's batches by state.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Wait for a worker.
+    pub pending: BTreeSet<(WindowId, Part)>,
+    /// Are said to be with a worker.
+    pub assigned: BTreeSet<(WindowId, Part)>,
+    /// Per window, how many partitions' batches are not committed.
+    pub open: BTreeMap<WindowId, usize>,
+}
+
+impl Queue {
+    fn add(&mut self, at: (WindowId, Part), state: &BatchState) {
+        match state {
+            BatchState::Pending => drop(self.pending.insert(at)),
+            BatchState::Assigned { .. } => drop(self.assigned.insert(at)),
+            BatchState::Failed | BatchState::Committed(_) => {}
+        }
+        if at.1 != Part::Finish && !matches!(state, BatchState::Committed(_)) {
+            *self.open.entry(at.0).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, at: (WindowId, Part), state: &BatchState) {
+        self.pending.remove(&at);
+        self.assigned.remove(&at);
+        if at.1 != Part::Finish
+            && !matches!(state, BatchState::Committed(_))
+            && let Some(open) = self.open.get_mut(&at.0)
+        {
+            *open -= 1;
+            if *open == 0 {
+                self.open.remove(&at.0);
+            }
+        }
+    }
+}
+
 impl View {
     pub fn new(listing: &Listing) -> Self {
         let mut view = Self::default();
-        for item in &listing.items {
-            if view.add(item).is_none() {
-                tracing::warn!(key = item.key, "metadata key is not understood; leaving it out");
-            }
-        }
+        listing.items.iter().for_each(|item| view.put(item));
         view
+    }
+
+    /// Takes in a key that was put.
+    pub fn put(&mut self, item: &KeyValue) {
+        // A value that can't be read must not leave the one before it standing.
+        self.delete(&item.key);
+        if self.add(item).is_none() {
+            tracing::warn!(key = item.key, "metadata key is not understood; leaving it out");
+        }
+    }
+
+    /// Forgets a key that was deleted.
+    pub fn delete(&mut self, key: &str) {
+        // A key that is not understood was never taken in.
+        let _ = self.remove(key);
     }
 
     fn add(&mut self, item: &KeyValue) -> Option<()> {
@@ -55,13 +108,38 @@ impl View {
                 cursors.insert(PartitionId(partition.parse().ok()?), decode(item)?);
             }
             ["progress", job] => drop(self.progress.insert(JobName::new(job).ok()?, decode(item)?)),
+            ["problems", job] => drop(self.problems.insert(JobName::new(job).ok()?, decode(item)?.value)),
             ["batches", job, window, part] => {
-                let batches = self.batches.entry(JobName::new(job).ok()?).or_default();
-                batches.insert((window.parse().ok()?, part.parse().ok()?), decode(item)?);
+                let (job, at) = (JobName::new(job).ok()?, (window.parse().ok()?, part.parse().ok()?));
+                let batch: Versioned<BatchRecord> = decode(item)?;
+                self.queues.entry(job.clone()).or_default().add(at, &batch.value.state);
+                self.batches.entry(job).or_default().insert(at, batch);
             }
             ["workers", worker] => drop(self.workers.insert(WorkerId::new(worker).ok()?, decode(item)?)),
             ["assignments", ..] => drop(self.assignments.insert(item.key.clone(), decode(item)?)),
             _ => return None,
+        }
+        Some(())
+    }
+
+    fn remove(&mut self, key: &str) -> Option<()> {
+        let segments: Vec<&str> = key.strip_prefix(ROOT)?.split('/').collect();
+        match segments[..] {
+            ["jobs", job] => drop(self.jobs.remove(&JobName::new(job).ok()?)),
+            ["specs", job, hash] => drop(self.specs.remove(&(JobName::new(job).ok()?, hash.to_owned()))),
+            ["cursors", job, partition] => {
+                drop(self.cursors.get_mut(&JobName::new(job).ok()?)?.remove(&PartitionId(partition.parse().ok()?)));
+            }
+            ["progress", job] => drop(self.progress.remove(&JobName::new(job).ok()?)),
+            ["problems", job] => drop(self.problems.remove(&JobName::new(job).ok()?)),
+            ["batches", job, window, part] => {
+                let (job, at) = (JobName::new(job).ok()?, (window.parse().ok()?, part.parse().ok()?));
+                let batch = self.batches.get_mut(&job)?.remove(&at)?;
+                self.queues.get_mut(&job)?.remove(at, &batch.value.state);
+            }
+            ["workers", worker] => drop(self.workers.remove(&WorkerId::new(worker).ok()?)),
+            ["assignments", ..] => drop(self.assignments.remove(key)),
+            _ => {}
         }
         Some(())
     }

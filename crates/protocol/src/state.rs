@@ -7,6 +7,7 @@
 //! | `/windrow/v1/specs/<job>/<hash>` | [`JobSpec`] | API, with the job |
 //! | `/windrow/v1/cursors/<job>/<partition>` | [`Cursor`](crate::cut::Cursor) | leader |
 //! | `/windrow/v1/progress/<job>` | [`Progress`] | leader |
+//! | `/windrow/v1/problems/<job>` | text: what keeps the job from going on | leader |
 //! | `/windrow/v1/batches/<job>/<window>/<part>` | [`BatchRecord`] | leader; API for retry, compare on mod revision |
 //! | `/windrow/v1/workers/<worker>` | [`WorkerRecord`] | worker, bound to its lease |
 //! | `/windrow/v1/assignments/<worker>/<job>/<window>/<part>` | [`Assignment`] | leader, bound to the worker's lease; the worker writes the outcome |
@@ -46,6 +47,9 @@ pub mod keys {
     }
     pub fn progress(job: &JobName) -> String {
         format!("{ROOT}progress/{job}")
+    }
+    pub fn problem(job: &JobName) -> String {
+        format!("{ROOT}problems/{job}")
     }
     pub fn batch(job: &JobName, window: WindowId, part: Part) -> String {
         format!("{ROOT}batches/{job}/{window}/{part}")
@@ -98,9 +102,6 @@ pub struct Progress {
     pub finish_planned_through: Timestamp,
     /// Windows whose `_complete` marker is written, empty ones included.
     pub windows_complete: u64,
-    /// What keeps the job from planning (topic missing, re-created, ...); `None` when nothing does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
 }
 
 /// The work of a batch.

@@ -4,14 +4,15 @@
 //! so it is dropped, and the worker registers anew.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use windrow_ports::lease::HeldLease;
-use windrow_ports::meta::{Compare, Op, Txn};
+use windrow_ports::meta::{Compare, Event, KeyValue, Op, Txn};
 use windrow_ports::{MetaError, MetaStore};
 use windrow_protocol::WorkerId;
 use windrow_protocol::state::{Assignment, Outcome, WorkerRecord, keys};
@@ -47,6 +48,15 @@ pub enum WorkerError {
 /// A finished task: the assignment's key and what to report.
 type Done = (String, Outcome);
 
+/// An assignment in hand.
+#[derive(Debug)]
+struct Held {
+    assignment: Assignment,
+    /// At which it was given.
+    revision: i64,
+    task: tokio::task::AbortHandle,
+}
+
 /// Runs until shutdown. Refuses to start on a store without atomic put-if-absent.
 pub async fn run(
     tools: Tools,
@@ -77,8 +87,8 @@ struct Session<'a> {
     tools: &'a Tools,
     meta: &'a Arc<dyn MetaStore>,
     settings: &'a Settings,
-    /// Assignments in hand, by key, with the revision at which they were given.
-    running: BTreeMap<String, (i64, tokio::task::AbortHandle)>,
+    /// Assignments in hand that are not reported yet, by key.
+    running: BTreeMap<String, Held>,
     tasks: JoinSet<Done>,
 }
 
@@ -90,7 +100,7 @@ impl Session<'_> {
         let result = tokio::select! {
             () = lease.lost() => Err(MetaError::NoLease(lease.id())),
             () = shutdown.cancelled() => Ok(()),
-            result = self.work() => result,
+            result = self.work(lease.id()) => result,
         };
         if result.is_ok() {
             self.drain(lease.id()).await?;
@@ -114,16 +124,26 @@ impl Session<'_> {
     }
 
     /// Takes work and reports until the store can't be reached.
-    async fn work(&mut self) -> Result<(), MetaError> {
+    async fn work(&mut self, lease: i64) -> Result<(), MetaError> {
         let prefix = keys::assignments(&self.settings.id);
         loop {
             let listing = self.meta.list(&prefix).await?;
-            self.take(&listing.items);
+            let taken_away: Vec<String> = self
+                .running
+                .keys()
+                .filter(|key| !listing.items.iter().any(|item| item.key == **key))
+                .cloned()
+                .collect();
+            taken_away.iter().for_each(|key| self.drop(key));
+            listing.items.iter().for_each(|item| self.take(item));
             let mut changes = self.meta.watch(&prefix, listing.revision + 1);
             loop {
                 tokio::select! {
                     change = changes.next() => match change {
-                        Some(Ok(_)) => break,
+                        Some(Ok(change)) => change.events.iter().for_each(|event| match event {
+                            Event::Put(item) => self.take(item),
+                            Event::Delete { key, .. } => self.drop(key),
+                        }),
                         // Behind compaction: list again.
                         Some(Err(MetaError::Compacted(_))) => break,
                         Some(Err(error)) => return Err(error),
@@ -131,7 +151,7 @@ impl Session<'_> {
                     },
                     Some(done) = self.tasks.join_next() => {
                         if let Ok((key, outcome)) = done {
-                            self.report(&key, outcome).await?;
+                            self.report(&key, outcome, lease).await?;
                         }
                     }
                 }
@@ -139,51 +159,53 @@ impl Session<'_> {
         }
     }
 
-    /// Starts what is new, aborts what was taken away.
-    fn take(&mut self, items: &[windrow_ports::meta::KeyValue]) {
-        self.running.retain(|key, (_, task)| {
-            let kept = items.iter().any(|item| item.key == *key);
-            if !kept {
-                tracing::info!(assignment = key, "assignment was taken away");
-                task.abort();
-            }
-            kept
-        });
-        for item in items {
-            if self.running.contains_key(&item.key) {
-                continue;
-            }
-            let assignment = match serde_json::from_slice::<Assignment>(&item.value) {
-                Ok(assignment) if assignment.outcome.is_none() => assignment,
-                Ok(_) => continue,
-                Err(error) => {
-                    tracing::error!(assignment = item.key, %error, "assignment is not understood; a newer coordinator?");
-                    continue;
-                }
-            };
-            let (tools, key) = (self.tools.clone(), item.key.clone());
-            let task = self.tasks.spawn(async move {
-                let outcome = match attempt(&tools, &assignment).await {
-                    Ok(summary) => Outcome::Committed(summary),
-                    Err(error) => {
-                        tracing::warn!(batch = %assignment.id, %error, "batch failed");
-                        Outcome::Failed { error: error.to_string(), retryable: matches!(error, AttemptError::Retry(_)) }
-                    }
-                };
-                (key, outcome)
-            });
-            self.running.insert(item.key.clone(), (item.mod_revision, task));
+    /// Stops what was taken away.
+    fn drop(&mut self, key: &str) {
+        if let Some(held) = self.running.remove(key) {
+            tracing::info!(assignment = key, "assignment was taken away");
+            held.task.abort();
         }
     }
 
+    /// Starts an assignment, unless it is in hand or reported already.
+    fn take(&mut self, item: &KeyValue) {
+        if self.running.contains_key(&item.key) {
+            return;
+        }
+        let assignment = match serde_json::from_slice::<Assignment>(&item.value) {
+            Ok(assignment) if assignment.outcome.is_none() => assignment,
+            Ok(_) => return,
+            Err(error) => {
+                tracing::error!(assignment = item.key, %error, "assignment is not understood; a newer coordinator?");
+                return;
+            }
+        };
+        let (tools, key, task) = (self.tools.clone(), item.key.clone(), assignment.clone());
+        let task = self.tasks.spawn(async move {
+            // A defect in one batch must be reported like any failure, not leave the batch in nobody's hands.
+            let ended = AssertUnwindSafe(attempt(&tools, &task)).catch_unwind().await;
+            let outcome = match ended {
+                Ok(Ok(summary)) => Outcome::Committed(summary),
+                Ok(Err(error)) => {
+                    tracing::warn!(batch = %task.id, %error, "batch failed");
+                    Outcome::Failed { error: error.to_string(), retryable: matches!(error, AttemptError::Retry(_)) }
+                }
+                Err(_) => {
+                    tracing::error!(batch = %task.id, "the attempt panicked; this is a defect of windrow");
+                    Outcome::Failed { error: "the attempt panicked: see the worker's log".to_owned(), retryable: true }
+                }
+            };
+            (key, outcome)
+        });
+        self.running.insert(item.key.clone(), Held { assignment, revision: item.mod_revision, task });
+    }
+
     /// Writes an outcome into its assignment, if that is still this worker's.
-    async fn report(&mut self, key: &str, outcome: Outcome) -> Result<(), MetaError> {
-        let Some((revision, _)) = self.running.get(key) else { return Ok(()) };
-        let when = vec![Compare::Modified(key.to_owned(), *revision)];
-        let Some(item) = self.meta.get(key).await? else { return Ok(()) };
-        let Ok(assignment) = serde_json::from_slice::<Assignment>(&item.value) else { return Ok(()) };
-        let value = serde_json::to_vec(&Assignment { outcome: Some(outcome), ..assignment }).unwrap_or_default();
-        let put = Op::Put { key: key.to_owned(), value: value.into(), lease: item.lease };
+    async fn report(&mut self, key: &str, outcome: Outcome, lease: i64) -> Result<(), MetaError> {
+        let Some(held) = self.running.remove(key) else { return Ok(()) };
+        let when = vec![Compare::Modified(key.to_owned(), held.revision)];
+        let value = serde_json::to_vec(&Assignment { outcome: Some(outcome), ..held.assignment }).unwrap_or_default();
+        let put = Op::Put { key: key.to_owned(), value: value.into(), lease };
         self.meta.txn(Txn { when, then: vec![put] }).await.map(drop)
     }
 
@@ -196,14 +218,13 @@ impl Session<'_> {
             tokio::select! {
                 Some(done) = self.tasks.join_next() => {
                     if let Ok((key, outcome)) = done {
-                        self.report(&key, outcome).await?;
-                        self.running.remove(&key);
+                        self.report(&key, outcome, lease).await?;
                     }
                 }
                 () = self.tools.clock.sleep(left) => {
                     self.tasks.abort_all();
                     for key in self.running.keys().cloned().collect::<Vec<_>>() {
-                        self.report(&key, Outcome::Released).await?;
+                        self.report(&key, Outcome::Released, lease).await?;
                     }
                     return Ok(());
                 }

@@ -30,7 +30,7 @@ pub fn message(job: &Versioned<JobRecord>, view: &View) -> v1::Job {
         |wanted: fn(&BatchState) -> bool| batches().filter(|(_, batch)| wanted(&batch.value.state)).count() as u64;
     let first_open = batches().map(|((window, _), _)| window.0).min();
     let through = progress.map(|progress| progress.finish_planned_through);
-    let problem = progress.and_then(|progress| progress.problem.clone()).unwrap_or_default();
+    let problem = view.problems.get(&record.name).cloned().unwrap_or_default();
     let state = match () {
         () if record.deleting => JobState::Deleting,
         () if record.paused.is_some() => JobState::Paused,

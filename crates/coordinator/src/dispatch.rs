@@ -1,0 +1,168 @@
+//! What the leader does with batches: takes in what workers report, takes back what dead workers had, and hands out what
+//! waits. Pure: a view in, one guarded write out, of as many steps as fit. The caller repeats until nothing is left.
+
+use std::collections::BTreeMap;
+
+use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op};
+use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Progress, Task, WorkerRecord, keys};
+use windrow_protocol::{JobName, Timestamp, WorkerId};
+
+use crate::planner::Write;
+use crate::view::{Versioned, View, encode};
+use crate::{outcomes, scheduler};
+
+/// Conditions and operations of one write, leaving room for the leader's own condition.
+const MOST: usize = MAX_TXN_OPS - 8;
+
+/// The write that takes in reports and takes back what is lost; empty when there is nothing to do.
+pub fn settle(view: &View, now: Timestamp) -> Write {
+    let mut settling = Settling { view, write: Write::default(), progress: BTreeMap::new() };
+    for (key, assignment) in &view.assignments {
+        if settling.is_full() {
+            break;
+        }
+        if let Some(outcome) = &assignment.value.outcome {
+            settling.report(key, assignment, outcome, now);
+        }
+    }
+    settling.take_back();
+    settling.finish()
+}
+
+struct Settling<'a> {
+    view: &'a View,
+    write: Write,
+    /// Windows that are complete by this write.
+    progress: BTreeMap<JobName, u64>,
+}
+
+impl Settling<'_> {
+    /// Each job's progress is one more condition and operation.
+    fn is_full(&self) -> bool {
+        self.write.when.len() + self.progress.len() + 4 > MOST || self.write.then.len() + self.progress.len() + 4 > MOST
+    }
+
+    fn report(&mut self, key: &str, assignment: &Versioned<Assignment>, outcome: &Outcome, now: Timestamp) {
+        self.write.when.push(Compare::Modified(key.to_owned(), assignment.revision));
+        self.write.then.push(Op::Delete { key: key.to_owned() });
+        let id = &assignment.value.id;
+        let Some(batch) = self.view.batches.get(&id.job).and_then(|batches| batches.get(&(id.window, id.part))) else {
+            return;
+        };
+        let after = outcomes::after(&batch.value, outcome, assignment.value.spec.max_attempts, now);
+        let key = keys::batch(&id.job, id.window, id.part);
+        self.write.when.push(Compare::Modified(key.clone(), batch.revision));
+        match (&after.task, &after.state) {
+            // A finished window leaves the store: its history is in the markers.
+            (Task::Finish(plan), BatchState::Committed(_)) => {
+                *self.progress.entry(id.job.clone()).or_default() += plan.windows;
+                let prefix = format!("{}{}/", keys::batches(&id.job), id.window);
+                self.write.then.push(Op::DeletePrefix { prefix });
+            }
+            _ => self.write.then.push(Op::put(key, encode(&after))),
+        }
+    }
+
+    /// Batches that are said to be with a worker, but whose assignment went with the worker's lease.
+    fn take_back(&mut self) {
+        for (job, queue) in &self.view.queues {
+            for at in &queue.assigned {
+                let Some(batch) = self.view.batches.get(job).and_then(|batches| batches.get(at)) else { continue };
+                let BatchState::Assigned { worker } = &batch.value.state else { continue };
+                if self.is_full() {
+                    return;
+                }
+                if !self.view.assignments.contains_key(&keys::assignment(worker, &batch.value.id)) {
+                    let back = BatchRecord { state: BatchState::Pending, ..batch.value.clone() };
+                    let key = keys::batch(job, at.0, at.1);
+                    self.write.when.push(Compare::Modified(key.clone(), batch.revision));
+                    self.write.then.push(Op::put(key, encode(&back)));
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Write {
+        for (job, windows) in self.progress {
+            // Without progress the job is being removed, and its windows count no more.
+            let Some(progress) = self.view.progress.get(&job) else { continue };
+            let windows_complete = progress.value.windows_complete + windows;
+            let next = Progress { windows_complete, ..progress.value.clone() };
+            let key = keys::progress(&job);
+            self.write.when.push(Compare::Modified(key.clone(), progress.revision));
+            self.write.then.push(Op::put(key, encode(&next)));
+        }
+        self.write
+    }
+}
+
+/// The write that hands out what waits to workers that have room; empty when nothing waits or nobody has room.
+pub fn assign(view: &View, now: Timestamp) -> Write {
+    let free = free_slots(view);
+    let room: u32 = free.values().sum();
+    let mut write = Write::default();
+    if room == 0 {
+        return write;
+    }
+    let jobs = view.jobs.values().filter(|job| job.value.paused.is_none() && !job.value.deleting);
+    let waiting = jobs.map(|job| runnable(view, &job.value.name, now).take(room as usize).collect()).collect();
+    for (batch, worker) in scheduler::solve(scheduler::Problem { free, waiting }) {
+        if write.when.len() + 3 > MOST {
+            break;
+        }
+        let Some(holder) = view.workers.get(&worker) else { continue };
+        hand(view, batch, &holder.value, holder.revision, &mut write);
+    }
+    write
+}
+
+fn free_slots(view: &View) -> BTreeMap<WorkerId, u32> {
+    let ready = view.workers.iter().filter(|(_, worker)| !worker.value.draining);
+    let mut free: BTreeMap<WorkerId, u32> = ready.map(|(id, worker)| (id.clone(), worker.value.slots)).collect();
+    for key in view.assignments.keys() {
+        let worker = key.strip_prefix(keys::ASSIGNMENTS).and_then(|rest| rest.split('/').next());
+        if let Some(slots) = worker.and_then(|id| WorkerId::new(id).ok()).and_then(|id| free.get_mut(&id)) {
+            *slots = slots.saturating_sub(1);
+        }
+    }
+    free
+}
+
+/// A job's batches that may run now, oldest window first: a last step only after its window's other batches.
+fn runnable<'v>(
+    view: &'v View,
+    job: &JobName,
+    now: Timestamp,
+) -> impl Iterator<Item = &'v Versioned<BatchRecord>> + use<'v> {
+    let (queue, batches) = (view.queues.get(job), view.batches.get(job));
+    queue.into_iter().zip(batches).flat_map(move |(queue, batches)| {
+        let ready = queue
+            .pending
+            .iter()
+            .filter(|(window, part)| *part != windrow_protocol::plan::Part::Finish || !queue.open.contains_key(window));
+        let found = ready.filter_map(|at| batches.get(at));
+        found.filter(move |batch| batch.value.not_before.is_none_or(|not_before| not_before <= now))
+    })
+}
+
+fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revision: i64, write: &mut Write) {
+    let record = &batch.value;
+    let Some(spec) = view.specs.get(&(record.id.job.clone(), record.task.spec_hash().to_owned())) else {
+        tracing::error!(batch = %record.id, "the spec that the batch was planned with is not stored");
+        return;
+    };
+    let assignment = Assignment { id: record.id.clone(), task: record.task.clone(), spec: spec.clone(), outcome: None };
+    let assigned = BatchRecord { state: BatchState::Assigned { worker: worker.id.clone() }, ..record.clone() };
+    let key = keys::batch(&record.id.job, record.id.window, record.id.part);
+    let assignment_key = keys::assignment(&worker.id, &record.id);
+    write.when.extend([
+        Compare::Modified(key.clone(), batch.revision),
+        Compare::Modified(keys::worker(&worker.id), revision),
+        Compare::Absent(assignment_key.clone()),
+    ]);
+    write.then.push(Op::put(key, encode(&assigned)));
+    write.then.push(Op::Put { key: assignment_key, value: encode(&assignment).into(), lease: worker.lease });
+}
+
+#[cfg(test)]
+mod tests;

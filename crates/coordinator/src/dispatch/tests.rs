@@ -1,0 +1,295 @@
+use proptest::prelude::*;
+use windrow_ports::meta::{KeyValue, Txn};
+use windrow_protocol::plan::{BatchId, FinishPlan, OffsetRange, Part, Plan, SealedBy};
+use windrow_protocol::state::{JobRecord, Summary};
+use windrow_protocol::{JobSpec, Ledger, Offset, PartitionId, Revision, TopicId, TopicName, Window, WindowId};
+
+use super::*;
+
+/// A store of one process: applies writes as the real one does, and checks their conditions and limits.
+#[derive(Default)]
+struct Store {
+    items: BTreeMap<String, KeyValue>,
+    revision: i64,
+    view: View,
+}
+
+impl Store {
+    fn put(&mut self, key: String, value: Vec<u8>, lease: i64) {
+        let create_revision = self.items.get(&key).map_or(self.revision, |item| item.create_revision);
+        let item =
+            KeyValue { key: key.clone(), value: value.into(), create_revision, mod_revision: self.revision, lease };
+        self.view.put(&item);
+        self.items.insert(key, item);
+    }
+
+    fn set<T: serde::Serialize>(&mut self, key: String, value: &T) {
+        self.revision += 1;
+        self.put(key, encode(value), 0);
+    }
+
+    fn delete(&mut self, key: &str) {
+        self.items.remove(key);
+        self.view.delete(key);
+    }
+
+    fn write(&mut self, write: Write) {
+        let Txn { when, then } = Txn { when: write.when, then: write.then };
+        assert!(when.len() < MAX_TXN_OPS && then.len() < MAX_TXN_OPS, "{} {}", when.len(), then.len());
+        for compare in when {
+            let holds = match &compare {
+                Compare::Absent(key) => !self.items.contains_key(key),
+                Compare::Created(key, revision) => {
+                    self.items.get(key).is_some_and(|item| item.create_revision == *revision)
+                }
+                Compare::Modified(key, revision) => {
+                    self.items.get(key).is_some_and(|item| item.mod_revision == *revision)
+                }
+            };
+            assert!(holds, "{compare:?}");
+        }
+        self.revision += 1;
+        let mut put = std::collections::BTreeSet::new();
+        for op in then {
+            match op {
+                Op::Put { key, value, lease } => {
+                    assert!(put.insert(key.clone()), "{key} is put twice in one transaction");
+                    self.put(key, value.to_vec(), lease);
+                }
+                Op::Delete { key } => self.delete(&key),
+                Op::DeletePrefix { prefix } => {
+                    let keys: Vec<String> = self.items.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+                    keys.iter().for_each(|key| self.delete(key));
+                }
+            }
+        }
+    }
+
+    /// Settles and assigns until there is nothing to do.
+    fn dispatch(&mut self) {
+        for decide in [settle, assign] {
+            for round in 0.. {
+                assert!(round < 10_000, "it comes to an end");
+                let write = decide(&self.view, now());
+                if write.then.is_empty() {
+                    break;
+                }
+                self.write(write);
+            }
+        }
+    }
+
+    fn report(&mut self, outcome: &Outcome) -> usize {
+        let mut reported = 0;
+        for (key, assignment) in self.items.clone().range(keys::ASSIGNMENTS.to_owned()..) {
+            let Some(_) = key.strip_prefix(keys::ASSIGNMENTS) else { continue };
+            let assignment: Assignment = serde_json::from_slice(&assignment.value).unwrap();
+            if assignment.outcome.is_none() {
+                self.set(key.clone(), &Assignment { outcome: Some(outcome.clone()), ..assignment });
+                reported += 1;
+            }
+        }
+        reported
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(1_000)
+}
+
+fn job() -> JobName {
+    JobName::new("j").unwrap()
+}
+
+fn spec() -> JobSpec {
+    serde_json::from_str(r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#).unwrap()
+}
+
+fn window(hour: i64) -> Window {
+    let at = |hour: i64| Timestamp::from_millis(hour * 3_600_000);
+    Window { start: at(hour), end: at(hour + 1) }
+}
+
+fn record(hour: i64, part: Part, partitions: i32) -> BatchRecord {
+    let (topic, topic_id) = (TopicName::new("t").unwrap(), TopicId::new("i").unwrap());
+    let (window, spec_hash) = (window(hour), spec().hash());
+    let task = match part {
+        Part::Partition(partition) => Task::Map(Plan {
+            topic,
+            topic_id,
+            partition,
+            window,
+            read: OffsetRange::new(Offset(0), Offset(1)),
+            owned: OffsetRange::new(Offset(0), Offset(1)),
+            lost: None,
+            sealed_by: SealedBy::Watermark,
+            revision: Revision(0),
+            spec_hash,
+            generation: 1,
+        }),
+        Part::Finish => Task::Finish(FinishPlan {
+            topic,
+            topic_id,
+            window,
+            until: window.end,
+            windows: 1,
+            partitions: (0..partitions).map(PartitionId).collect(),
+            empty: vec![],
+            revision: Revision(0),
+            spec_hash,
+            generation: 1,
+        }),
+    };
+    let id = BatchId { job: job(), window: window.id(), part, revision: Revision(0) };
+    BatchRecord { id, task, state: BatchState::Pending, failures: 0, last_error: None, not_before: None }
+}
+
+/// A job with as many windows of as many partitions, all planned, last steps included.
+fn planned(windows: i64, partitions: i32) -> Store {
+    let mut store = Store::default();
+    let record_of_job = JobRecord {
+        name: job(),
+        labels: BTreeMap::new(),
+        spec: spec(),
+        generation: 1,
+        paused: None,
+        deleting: false,
+        created_at: now(),
+        updated_at: now(),
+        request_id: String::new(),
+    };
+    store.set(keys::job(&job()), &record_of_job);
+    store.set(keys::spec(&job(), &spec().hash()), &spec());
+    let origin = window(0).start;
+    let finish_planned_through = window(windows).start;
+    store.set(keys::progress(&job()), &Progress { origin, finish_planned_through, windows_complete: 0 });
+    for hour in 0..windows {
+        for part in (0..partitions).map(|p| Part::Partition(PartitionId(p))).chain([Part::Finish]) {
+            store.set(keys::batch(&job(), window(hour).id(), part), &record(hour, part, partitions));
+        }
+    }
+    store
+}
+
+fn worker(store: &mut Store, name: &str, slots: u32) -> WorkerId {
+    let id = WorkerId::new(name).unwrap();
+    let worker = WorkerRecord { id: id.clone(), slots, version: String::new(), lease: 7, draining: false };
+    store.set(keys::worker(&id), &worker);
+    id
+}
+
+fn committed() -> Outcome {
+    Outcome::Committed(Summary { rows: 1, bytes: 1, ledger: Ledger::default() })
+}
+
+#[test]
+fn everything_planned_is_run_in_order_and_leaves_only_progress_behind() {
+    let mut store = planned(5, 3);
+    worker(&mut store, "a", 2);
+    worker(&mut store, "b", 3);
+    let mut reported = 0;
+    loop {
+        store.dispatch();
+        let held = store.view.assignments.values().map(|assignment| &assignment.value.id);
+        for finish in held.filter(|id| id.part == Part::Finish) {
+            let open = store.view.batches[&job()]
+                .iter()
+                .filter(|((window, part), batch)| {
+                    *window == finish.window
+                        && *part != Part::Finish
+                        && !matches!(batch.value.state, BatchState::Committed(_))
+                })
+                .count();
+            assert_eq!(open, 0, "{finish} runs after its window's partitions");
+        }
+        let now_reported = store.report(&committed());
+        assert!(now_reported <= 5, "no worker has more than its slots");
+        reported += now_reported;
+        if now_reported == 0 {
+            break;
+        }
+    }
+    assert_eq!(reported, 5 * 4);
+    assert!(store.view.batches[&job()].is_empty());
+    assert_eq!(store.view.progress[&job()].value.windows_complete, 5);
+}
+
+#[test]
+fn more_reports_than_fit_one_transaction_are_all_taken_in() {
+    let mut store = planned(500, 1);
+    worker(&mut store, "a", 1_000);
+    store.dispatch();
+    assert_eq!(store.report(&committed()), 500);
+    store.dispatch();
+    assert_eq!(store.report(&committed()), 500, "the last steps");
+    store.dispatch();
+    assert_eq!(store.view.progress[&job()].value.windows_complete, 500);
+    assert!(store.view.batches[&job()].is_empty());
+}
+
+#[test]
+fn what_a_dead_worker_had_goes_to_another() {
+    let mut store = planned(1, 3);
+    let dead = worker(&mut store, "a", 3);
+    store.dispatch();
+    assert_eq!(store.view.queues[&job()].assigned.len(), 3);
+    // Its lease ends: its keys go at once.
+    let lost: Vec<String> = store.items.values().filter(|item| item.lease == 7).map(|item| item.key.clone()).collect();
+    store.delete(&keys::worker(&dead));
+    lost.iter().for_each(|key| store.delete(key));
+    store.dispatch();
+    assert_eq!(store.view.queues[&job()].pending.len(), 4);
+    worker(&mut store, "b", 3);
+    store.dispatch();
+    assert!(store.view.assignments.keys().all(|key| key.starts_with("/windrow/v1/assignments/b/")));
+    assert_eq!(store.view.assignments.len(), 3);
+}
+
+#[test]
+fn a_failed_batch_waits_out_its_pause_and_a_paused_job_gets_no_worker() {
+    let mut store = planned(1, 1);
+    worker(&mut store, "a", 1);
+    store.dispatch();
+    store.report(&Outcome::Failed { error: "disk full".into(), retryable: true });
+    store.dispatch();
+    assert!(store.view.assignments.is_empty());
+    let later = Timestamp::from_millis(60_000);
+    assert!(!assign(&store.view, later).then.is_empty());
+    let mut paused = store.view.jobs[&job()].value.clone();
+    paused.paused = Some("why".into());
+    store.set(keys::job(&job()), &paused);
+    assert!(assign(&store.view, later).then.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn a_view_that_follows_changes_is_the_view_of_a_new_listing(
+        changes in prop::collection::vec((0i64..3, 0i32..3, 0usize..4, any::<bool>()), 0..60)
+    ) {
+        let mut store = Store::default();
+        for (hour, partition, state, gone) in changes {
+            let part = if partition == 2 { Part::Finish } else { Part::Partition(PartitionId(partition)) };
+            let key = keys::batch(&job(), window(hour).id(), part);
+            if gone {
+                store.delete(&key);
+            } else {
+                let states = [
+                    BatchState::Pending,
+                    BatchState::Assigned { worker: WorkerId::new("w").unwrap() },
+                    BatchState::Committed(Summary::default()),
+                    BatchState::Failed,
+                ];
+                store.set(key, &BatchRecord { state: states[state].clone(), ..record(hour, part, 2) });
+            }
+        }
+        let mut anew = View::default();
+        store.items.values().for_each(|item| anew.put(item));
+        let none = crate::view::Queue::default();
+        let queue = |view: &View| format!("{:?}", view.queues.get(&job()).unwrap_or(&none));
+        prop_assert_eq!(queue(&store.view), queue(&anew));
+        let batches = |view: &View| view.batches.get(&job()).map_or(0, BTreeMap::len);
+        prop_assert_eq!(batches(&store.view), batches(&anew));
+        let open: Vec<WindowId> = anew.queues.get(&job()).unwrap_or(&none).open.keys().copied().collect();
+        prop_assert!(open.iter().all(|window| anew.batches[&job()].keys().any(|(w, _)| w == window)));
+    }
+}
