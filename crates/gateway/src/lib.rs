@@ -1,6 +1,7 @@
 //! The gateway: takes readings, refuses what can't be right, packs the rest into blocks, and acknowledges what the log
 //! has acknowledged. Holds no state; keeps nothing that it has not answered for.
 
+pub mod grpc;
 pub mod http;
 mod pack;
 mod partition;

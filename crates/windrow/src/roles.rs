@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use windrow_coordinator::Parts;
 use windrow_gateway::Gateway;
 use windrow_ports::{Clock, SystemClock};
@@ -24,6 +25,9 @@ pub struct GatewayArgs {
     /// Address of the HTTP endpoint.
     #[arg(long, default_value = "127.0.0.1:7071")]
     http: SocketAddr,
+    /// Address of the gRPC endpoint.
+    #[arg(long, default_value = "127.0.0.1:7072")]
+    grpc: SocketAddr,
     /// Make a topic with this many partitions at its first reading; without it, topics must exist.
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     create_topics: Option<i32>,
@@ -113,9 +117,12 @@ async fn serve_http(address: SocketAddr, gateway: Arc<Gateway>, stop: Cancellati
     Ok(server.with_graceful_shutdown(stop.cancelled_owned()).await?)
 }
 
-async fn serve_grpc(address: SocketAddr, parts: Parts, stop: CancellationToken) -> Result<()> {
-    let server = tonic::transport::Server::builder().add_routes(windrow_coordinator::api::services(parts));
-    tracing::info!("coordinator API: http://{address}");
+async fn serve_grpc(address: SocketAddr, routes: Routes, stop: CancellationToken) -> Result<()> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(windrow_wire::v1::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let server = tonic::transport::Server::builder().add_routes(routes.add_service(reflection));
+    tracing::info!("gRPC API: http://{address}");
     server.serve_with_shutdown(address, stop.cancelled_owned()).await.with_context(|| format!("serving on {address}"))
 }
 
@@ -125,7 +132,12 @@ pub async fn gateway(args: GatewayArgs) -> Result<()> {
     let log = unless_stopped(&stop, args.kafka.connect("windrow-gateway")).await?;
     let settings = windrow_gateway::Settings { create_partitions: args.create_topics, ..Default::default() };
     let gateway = Gateway::new(log, Arc::new(SystemClock::default()), settings);
-    serve_http(args.http, gateway, stop).await
+    let routes = Routes::new(windrow_gateway::grpc::service(gateway.clone()));
+    let servers = tokio::try_join!(
+        ends_all(&stop, serve_http(args.http, gateway, stop.clone())),
+        ends_all(&stop, serve_grpc(args.grpc, routes, stop.clone())),
+    );
+    servers.map(drop)
 }
 
 /// `windrow coordinator`.
@@ -140,7 +152,7 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
         ..Default::default()
     };
     let leading = tokio::spawn(windrow_coordinator::run(parts.clone(), settings, stop.clone()));
-    let served = serve_grpc(args.grpc, parts, stop.clone()).await;
+    let served = serve_grpc(args.grpc, windrow_coordinator::api::services(parts), stop.clone()).await;
     stop.cancel();
     leading.await?;
     served
@@ -172,9 +184,11 @@ pub async fn dev(args: DevArgs) -> Result<()> {
     let stop = shutdown()?;
     let cluster = Cluster::start(&args.data_dir)?;
     let parts = Parts { log: cluster.log.clone(), meta: cluster.meta.clone(), clock: cluster.clock.clone() };
+    let routes =
+        windrow_coordinator::api::services(parts).add_service(windrow_gateway::grpc::service(cluster.gateway.clone()));
     let servers = tokio::try_join!(
         ends_all(&stop, serve_http(args.http, cluster.gateway.clone(), stop.clone())),
-        ends_all(&stop, serve_grpc(args.grpc, parts, stop.clone())),
+        ends_all(&stop, serve_grpc(args.grpc, routes, stop.clone())),
     );
     cluster.stop().await?;
     servers.map(drop)

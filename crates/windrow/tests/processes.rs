@@ -87,7 +87,15 @@ impl Deployment {
     }
 
     fn gateway(&mut self, port: u16) -> Process {
-        self.start(&["gateway", "--http", &format!("127.0.0.1:{port}"), "--create-topics", "4"])
+        self.start(&[
+            "gateway",
+            "--http",
+            &format!("127.0.0.1:{port}"),
+            "--grpc",
+            "127.0.0.1:0",
+            "--create-topics",
+            "4",
+        ])
     }
 
     /// Runs a command against either coordinator until it works.
