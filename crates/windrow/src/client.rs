@@ -136,7 +136,9 @@ fn print(value: &Value, output: Output, header: &[&str], rows: Vec<Vec<String>>)
         Output::Table => {
             let mut table = comfy_table::Table::new();
             table.load_preset(comfy_table::presets::NOTHING).set_header(header.iter().copied());
-            rows.into_iter().for_each(|row| drop(table.add_row(row)));
+            for row in rows {
+                table.add_row(row);
+            }
             writeln!(out, "{table}")?;
         }
     }
