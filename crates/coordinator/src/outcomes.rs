@@ -7,6 +7,8 @@ use windrow_protocol::state::{BatchRecord, BatchState, Outcome};
 /// Pause after the first failure; doubles with each, up to [`LONGEST_PAUSE_S`].
 const FIRST_PAUSE_S: i64 = 1;
 const LONGEST_PAUSE_S: i64 = 60;
+/// Pause while something is away.
+const OUTAGE_PAUSE_S: i64 = 5;
 
 /// The batch after an outcome.
 pub fn after(batch: &BatchRecord, outcome: &Outcome, max_attempts: u32, now: Timestamp) -> BatchRecord {
@@ -14,6 +16,11 @@ pub fn after(batch: &BatchRecord, outcome: &Outcome, max_attempts: u32, now: Tim
     match outcome {
         Outcome::Committed(summary) => batch.state = BatchState::Committed(summary.clone()),
         Outcome::Released => batch.state = BatchState::Pending,
+        Outcome::Unavailable { error } => {
+            batch.last_error = Some(error.clone());
+            batch.not_before = Some(now.plus_micros(Length::from_secs(OUTAGE_PAUSE_S).micros()));
+            batch.state = BatchState::Pending;
+        }
         Outcome::Failed { error, retryable } => {
             batch.failures += 1;
             batch.last_error = Some(error.clone());
@@ -85,6 +92,20 @@ mod tests {
     #[test]
     fn what_cannot_work_is_parked_at_once() {
         assert_eq!(failed(0, false).state, BatchState::Failed);
+    }
+
+    #[test]
+    fn an_outage_is_no_failure_however_long_it_lasts() {
+        let mut waiting = batch(4);
+        for _ in 0..100 {
+            let outcome = Outcome::Unavailable { error: "no store".into() };
+            waiting = after(&waiting, &outcome, 5, Timestamp::from_millis(0));
+        }
+        assert_eq!((&waiting.state, waiting.failures), (&BatchState::Pending, 4));
+        assert_eq!(
+            (waiting.last_error.as_deref(), waiting.not_before),
+            (Some("no store"), Some(Timestamp::from_millis(5_000)))
+        );
     }
 
     #[test]

@@ -33,12 +33,14 @@ pub struct EtcdSettings {
     pub endpoints: Vec<String>,
     /// Deadline of every request. Default 5 s.
     pub timeout: Duration,
+    /// Put before every key, so that several clusters can share one etcd. Default none.
+    pub prefix: String,
 }
 
 impl EtcdSettings {
     /// Defaults for these members.
     pub fn new(endpoints: Vec<String>) -> Self {
-        Self { endpoints, timeout: Duration::from_secs(5) }
+        Self { endpoints, timeout: Duration::from_secs(5), prefix: String::new() }
     }
 }
 
@@ -47,6 +49,73 @@ pub struct EtcdStore {
     client: Client,
     endpoints: String,
     timeout: Duration,
+    prefix: Prefix,
+}
+
+/// The cluster's place in etcd: on the way in keys get it, on the way out they lose it.
+#[derive(Clone)]
+struct Prefix(String);
+
+impl Prefix {
+    fn add(&self, key: &str) -> String {
+        format!("{}{key}", self.0)
+    }
+
+    fn remove(&self, key: &[u8]) -> String {
+        let key = String::from_utf8_lossy(key);
+        key.strip_prefix(self.0.as_str()).unwrap_or(&key).to_owned()
+    }
+
+    fn key_value(&self, item: &etcd_client::KeyValue) -> KeyValue {
+        KeyValue {
+            key: self.remove(item.key()),
+            value: item.value().to_vec().into(),
+            create_revision: item.create_revision(),
+            mod_revision: item.mod_revision(),
+            lease: item.lease(),
+        }
+    }
+
+    fn compare(&self, compare: Compare) -> EtcdCompare {
+        match compare {
+            Compare::Absent(key) => EtcdCompare::create_revision(self.add(&key), CompareOp::Equal, 0),
+            Compare::Created(key, revision) => EtcdCompare::create_revision(self.add(&key), CompareOp::Equal, revision),
+            Compare::Modified(key, revision) => EtcdCompare::mod_revision(self.add(&key), CompareOp::Equal, revision),
+        }
+    }
+
+    fn operation(&self, op: Op) -> TxnOp {
+        match op {
+            Op::Put { key, value, lease: 0 } => TxnOp::put(self.add(&key), value.to_vec(), None),
+            Op::Put { key, value, lease } => {
+                TxnOp::put(self.add(&key), value.to_vec(), Some(PutOptions::new().with_lease(lease)))
+            }
+            Op::Delete { key } => TxnOp::delete(self.add(&key), None),
+            Op::DeletePrefix { prefix } => TxnOp::delete(self.add(&prefix), Some(DeleteOptions::new().with_prefix())),
+        }
+    }
+
+    /// The events of a response, one piece per revision; progress if it has none.
+    fn by_revision(&self, response: &WatchResponse) -> Vec<Events> {
+        let mut pieces: Vec<Events> = Vec::new();
+        for event in response.events() {
+            let Some(item) = event.kv() else { continue };
+            let revision = item.mod_revision();
+            let event = match event.event_type() {
+                EventType::Put => Event::Put(self.key_value(item)),
+                EventType::Delete => Event::Delete { key: self.remove(item.key()), revision },
+            };
+            match pieces.last_mut() {
+                Some(last) if last.revision == revision => last.events.push(event),
+                _ => pieces.push(Events { events: vec![event], revision }),
+            }
+        }
+        if pieces.is_empty() {
+            let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+            pieces.push(Events { events: Vec::new(), revision });
+        }
+        pieces
+    }
 }
 
 impl std::fmt::Debug for EtcdStore {
@@ -69,7 +138,8 @@ impl EtcdStore {
             Ok(client) => client.map_err(|error| gone(&error))?,
             Err(_) => return Err(gone(&"no connection in time")),
         };
-        let store = Self { client, endpoints: endpoints.clone(), timeout: settings.timeout };
+        let prefix = Prefix(settings.prefix.clone());
+        let store = Self { client, endpoints: endpoints.clone(), timeout: settings.timeout, prefix };
         let status = store.call(async { store.client.clone().status().await }).await?;
         tracing::info!(version = status.version(), %endpoints, "connected to etcd");
         Ok(store)
@@ -98,41 +168,16 @@ fn is_missing(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status) if status.code() as i32 == NOT_FOUND)
 }
 
-fn key_value(item: &etcd_client::KeyValue) -> KeyValue {
-    KeyValue {
-        key: String::from_utf8_lossy(item.key()).into_owned(),
-        value: item.value().to_vec().into(),
-        create_revision: item.create_revision(),
-        mod_revision: item.mod_revision(),
-        lease: item.lease(),
-    }
-}
-
-fn compare(compare: Compare) -> EtcdCompare {
-    match compare {
-        Compare::Absent(key) => EtcdCompare::create_revision(key, CompareOp::Equal, 0),
-        Compare::Created(key, revision) => EtcdCompare::create_revision(key, CompareOp::Equal, revision),
-        Compare::Modified(key, revision) => EtcdCompare::mod_revision(key, CompareOp::Equal, revision),
-    }
-}
-
-fn operation(op: Op) -> TxnOp {
-    match op {
-        Op::Put { key, value, lease: 0 } => TxnOp::put(key, value.to_vec(), None),
-        Op::Put { key, value, lease } => TxnOp::put(key, value.to_vec(), Some(PutOptions::new().with_lease(lease))),
-        Op::Delete { key } => TxnOp::delete(key, None),
-        Op::DeletePrefix { prefix } => TxnOp::delete(prefix, Some(DeleteOptions::new().with_prefix())),
-    }
-}
-
 #[async_trait]
 impl MetaStore for EtcdStore {
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, MetaError> {
+        let key = self.prefix.add(key);
         let found = self.call(async { self.client.kv_client().get(key, None).await }).await?;
-        Ok(found.kvs().first().map(key_value))
+        Ok(found.kvs().first().map(|item| self.prefix.key_value(item)))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, MetaError> {
+        let prefix = self.prefix.add(prefix);
         let mut items: Vec<KeyValue> = Vec::new();
         let mut revision = 0;
         loop {
@@ -141,18 +186,18 @@ impl MetaStore for EtcdStore {
             let from = match items.last() {
                 None => {
                     options = options.with_prefix();
-                    prefix.to_owned()
+                    prefix.clone()
                 }
                 Some(last) => {
-                    options = options.with_range(prefix_end(prefix));
-                    format!("{}\0", last.key)
+                    options = options.with_range(prefix_end(&prefix));
+                    format!("{}\0", self.prefix.add(&last.key))
                 }
             };
             let page = self.call(async { self.client.kv_client().get(from, Some(options)).await }).await?;
             if revision == 0 {
                 revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
             }
-            items.extend(page.kvs().iter().map(key_value));
+            items.extend(page.kvs().iter().map(|item| self.prefix.key_value(item)));
             if !page.more() {
                 return Ok(Listing { items, revision });
             }
@@ -168,8 +213,8 @@ impl MetaStore for EtcdStore {
             Op::Put { lease, .. } if *lease != 0 => Some(*lease),
             _ => None,
         });
-        let when: Vec<EtcdCompare> = txn.when.into_iter().map(compare).collect();
-        let then: Vec<TxnOp> = txn.then.into_iter().map(operation).collect();
+        let when: Vec<EtcdCompare> = txn.when.into_iter().map(|compare| self.prefix.compare(compare)).collect();
+        let then: Vec<TxnOp> = txn.then.into_iter().map(|op| self.prefix.operation(op)).collect();
         let request = EtcdTxn::new().when(when).and_then(then);
         let call = async {
             match self.client.kv_client().txn(request).await {
@@ -185,9 +230,10 @@ impl MetaStore for EtcdStore {
 
     fn watch(&self, prefix: &str, from_revision: i64) -> BoxStream<'static, Result<Events, MetaError>> {
         let (tell, told) = tokio::sync::mpsc::channel(WATCH_QUEUE);
-        let (client, prefix, endpoints) = (self.client.clone(), prefix.to_owned(), self.endpoints.clone());
+        let (client, endpoints) = (self.client.clone(), self.endpoints.clone());
+        let (place, prefix) = (self.prefix.clone(), self.prefix.add(prefix));
         tokio::spawn(async move {
-            let end = follow(client, prefix, from_revision, &tell).await;
+            let end = follow(client, &place, prefix, from_revision, &tell).await;
             let end = end.unwrap_or_else(|error| MetaError::Unavailable(format!("etcd at {endpoints}: {error}")));
             // Nobody may be listening any more.
             let _ = tell.send(Err(end)).await;
@@ -250,6 +296,7 @@ fn prefix_end(prefix: &str) -> Vec<u8> {
 /// Passes a watch on until it ends; what it ended with.
 async fn follow(
     client: Client,
+    place: &Prefix,
     prefix: String,
     from: i64,
     tell: &tokio::sync::mpsc::Sender<Result<Events, MetaError>>,
@@ -266,7 +313,7 @@ async fn follow(
         if response.created() && response.events().is_empty() {
             continue;
         }
-        for events in by_revision(&response) {
+        for events in place.by_revision(&response) {
             if tell.send(Ok(events)).await.is_err() {
                 break;
             }
@@ -276,26 +323,4 @@ async fn follow(
         }
     }
     Ok(MetaError::Unavailable("the watch ended".to_owned()))
-}
-
-/// The events of a response, one piece per revision; progress if it has none.
-fn by_revision(response: &WatchResponse) -> Vec<Events> {
-    let mut pieces: Vec<Events> = Vec::new();
-    for event in response.events() {
-        let Some(item) = event.kv() else { continue };
-        let revision = item.mod_revision();
-        let event = match event.event_type() {
-            EventType::Put => Event::Put(key_value(item)),
-            EventType::Delete => Event::Delete { key: String::from_utf8_lossy(item.key()).into_owned(), revision },
-        };
-        match pieces.last_mut() {
-            Some(last) if last.revision == revision => last.events.push(event),
-            _ => pieces.push(Events { events: vec![event], revision }),
-        }
-    }
-    if pieces.is_empty() {
-        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
-        pieces.push(Events { events: Vec::new(), revision });
-    }
-    pieces
 }

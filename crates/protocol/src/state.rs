@@ -11,6 +11,7 @@
 //! | `/windrow/v1/batches/<job>/<window>/<part>` | [`BatchRecord`] | leader; API for retry, compare on mod revision |
 //! | `/windrow/v1/workers/<worker>` | [`WorkerRecord`] | worker, bound to its lease |
 //! | `/windrow/v1/assignments/<worker>/<job>/<window>/<part>` | [`Assignment`] | leader, bound to the worker's lease; the worker writes the outcome |
+//! | `/windrow/v1/store` | text: the object store of the cluster's output | the first worker |
 //! | `/windrow/v1/leader` | [`LeaderRecord`] | whoever wins the election, bound to its lease |
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ pub mod keys {
     pub const WORKERS: &str = "/windrow/v1/workers/";
     pub const ASSIGNMENTS: &str = "/windrow/v1/assignments/";
     pub const LEADER: &str = "/windrow/v1/leader";
+    pub const STORE: &str = "/windrow/v1/store";
 
     pub fn job(job: &JobName) -> String {
         format!("{JOBS}{job}")
@@ -200,6 +202,9 @@ pub enum Outcome {
     Committed(Summary),
     /// The try failed; `retryable: false` parks the batch at once (bad SQL on this data, a re-created topic).
     Failed { error: String, retryable: bool },
+    /// Something that the batch needs (log, object store) could not be reached. Tried again until it is there: an outage
+    /// is no failure of the batch.
+    Unavailable { error: String },
     /// The worker hands the batch back unharmed (it is shutting down). Not counted as a failure.
     Released,
 }

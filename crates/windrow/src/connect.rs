@@ -38,6 +38,9 @@ pub struct EtcdArgs {
     /// URLs of etcd's members, with commas.
     #[arg(long, env = "WINDROW_ETCD", default_value = "http://127.0.0.1:2379", value_delimiter = ',')]
     etcd: Vec<String>,
+    /// Put before every key, so that several windrow clusters can share one etcd.
+    #[arg(long, env = "WINDROW_ETCD_PREFIX", default_value = "")]
+    etcd_prefix: String,
 }
 
 /// The object store.
@@ -84,7 +87,7 @@ impl KafkaArgs {
 
 impl EtcdArgs {
     pub async fn connect(&self) -> Result<Arc<dyn MetaStore>> {
-        let settings = EtcdSettings::new(self.etcd.clone());
+        let settings = EtcdSettings { prefix: self.etcd_prefix.clone(), ..EtcdSettings::new(self.etcd.clone()) };
         Ok(Arc::new(patiently("etcd", || EtcdStore::connect(&settings), |_| false).await?))
     }
 }

@@ -24,6 +24,9 @@ const QUEUE: usize = 4;
 /// Why a try failed, by what becomes of the batch.
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
+    /// The log or the store can't be reached: works once it can.
+    #[error("{0}")]
+    Unavailable(String),
     /// May work when it is tried again, here or elsewhere.
     #[error("{0}")]
     Retry(String),
@@ -35,7 +38,8 @@ pub enum AttemptError {
 impl From<StoreError> for AttemptError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::NotFound(_) => Self::Retry(error.to_string()),
+            StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            StoreError::NotFound(_) => Self::Retry(error.to_string()),
             StoreError::Broken(_) | StoreError::Unusable(_) => Self::Park(error.to_string()),
         }
     }
@@ -44,7 +48,8 @@ impl From<StoreError> for AttemptError {
 impl From<LogError> for AttemptError {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Unavailable(_) | LogError::OutOfRange { .. } => Self::Retry(error.to_string()),
+            LogError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            LogError::OutOfRange { .. } => Self::Retry(error.to_string()),
             LogError::NoTopic(_) | LogError::Refused(_) | LogError::Exists(_) => Self::Park(error.to_string()),
         }
     }

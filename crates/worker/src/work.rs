@@ -43,6 +43,11 @@ pub enum WorkerError {
     Store(#[from] windrow_storage::StoreError),
     #[error("scratch folder: {0}")]
     Scratch(#[from] std::io::Error),
+    /// Workers of one cluster must write to one place, or a batch could be committed in each.
+    #[error(
+        "this worker's store is {mine}, but the cluster's is {cluster}; give it the same, or a metadata prefix of its own"
+    )]
+    OtherStore { mine: String, cluster: String },
 }
 
 /// A finished task: the assignment's key and what to report.
@@ -66,6 +71,10 @@ pub async fn run(
 ) -> Result<(), WorkerError> {
     tools.store.probe().await?;
     tokio::fs::create_dir_all(&tools.scratch).await?;
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        agreed = agree_on_store(&tools, &*meta) => agreed?,
+    }
     while !shutdown.is_cancelled() {
         let session = Session {
             tools: &tools,
@@ -80,6 +89,34 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Notes this worker's store as the cluster's, or finds that it is.
+async fn agree_on_store(tools: &Tools, meta: &dyn MetaStore) -> Result<(), WorkerError> {
+    let mine = tools.store.url();
+    loop {
+        let claim = Txn {
+            when: vec![Compare::Absent(keys::STORE.to_owned())],
+            then: vec![Op::put(keys::STORE, serde_json::to_vec(mine).unwrap_or_default())],
+        };
+        let seen = match meta.txn(claim).await {
+            Ok(_) => meta.get(keys::STORE).await,
+            Err(error) => Err(error),
+        };
+        match seen {
+            Ok(Some(item)) => {
+                let cluster: String = serde_json::from_slice(&item.value).unwrap_or_default();
+                return if cluster == mine {
+                    Ok(())
+                } else {
+                    Err(WorkerError::OtherStore { mine: mine.to_owned(), cluster })
+                };
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the cluster's store can't be read yet; trying again"),
+        }
+        tools.clock.sleep(PAUSE).await;
+    }
 }
 
 /// One registration. Dropping it aborts what it runs.
@@ -188,7 +225,12 @@ impl Session<'_> {
                 Ok(Ok(summary)) => Outcome::Committed(summary),
                 Ok(Err(error)) => {
                     tracing::warn!(batch = %task.id, %error, "batch failed");
-                    Outcome::Failed { error: error.to_string(), retryable: matches!(error, AttemptError::Retry(_)) }
+                    let text = error.to_string();
+                    match error {
+                        AttemptError::Unavailable(_) => Outcome::Unavailable { error: text },
+                        AttemptError::Retry(_) => Outcome::Failed { error: text, retryable: true },
+                        AttemptError::Park(_) => Outcome::Failed { error: text, retryable: false },
+                    }
                 }
                 Err(_) => {
                     tracing::error!(batch = %task.id, "the attempt panicked; this is a defect of windrow");

@@ -44,7 +44,7 @@ impl Service for Kafka {
     }
 
     fn ports(&self) -> (usize, Range<u16>) {
-        (2, 20_000..21_000)
+        (4, 20_000..21_000)
     }
 
     fn ready_limit(&self) -> Duration {
@@ -59,11 +59,13 @@ impl Service for Kafka {
     }
 
     fn command(&self, site: &Site<'_>) -> Result<Command> {
-        let &[broker, controller] = site.ports else { bail!("Kafka needs two ports") };
+        let &[broker, controller, proxied, proxy] = site.ports else { bail!("Kafka needs four ports") };
         let settings = site.work.dir.join("server.properties");
         let text = PROPERTIES
             .replace("@BROKER_PORT@", &broker.to_string())
             .replace("@CONTROLLER_PORT@", &controller.to_string())
+            .replace("@PROXIED_PORT@", &proxied.to_string())
+            .replace("@PROXY_PORT@", &proxy.to_string())
             .replace("@DATA@", &site.work.dir.join("data").to_string_lossy());
         fs::write(&settings, text).with_context(|| format!("writing {}", settings.display()))?;
         let mut format = java(site.home, "128m");
@@ -79,7 +81,13 @@ impl Service for Kafka {
     }
 
     fn variables(&self, ports: &[u16]) -> Vec<(&'static str, String)> {
-        vec![("WINDROW_TEST_KAFKA", format!("127.0.0.1:{}", ports[0]))]
+        let at = |port: usize| format!("127.0.0.1:{}", ports[port]);
+        vec![
+            ("WINDROW_TEST_KAFKA", at(0)),
+            ("WINDROW_TEST_KAFKA_PROXIED", at(2)),
+            // Where a test's proxy must listen.
+            ("WINDROW_TEST_KAFKA_PROXY", at(3)),
+        ]
     }
 }
 

@@ -1,7 +1,9 @@
 use std::ops::Range;
 use std::process::Command;
+use std::time::Duration;
 
 use super::*;
+use crate::process::is_running;
 
 /// A server that is a shell script: it answers when its file `ready` is there, or ends at once.
 struct Script(&'static str);

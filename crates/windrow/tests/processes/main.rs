@@ -1,0 +1,7 @@
+//! The roles as processes over a real Kafka, etcd and S3 server: whoever is killed, and whichever service is away, every
+//! acknowledged reading is in exactly one window's result. `cargo xtask test` starts the services.
+
+mod deployment;
+mod kills;
+mod outages;
+mod proxy;
