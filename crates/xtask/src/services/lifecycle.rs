@@ -215,11 +215,5 @@ fn each(services: &[&'static dyn Service], step: impl Fn(&dyn Service) -> Result
     if errors.is_empty() { Ok(()) } else { bail!("{}", errors.join("\n")) }
 }
 
-/// Waits until a recorded process is gone; for tests.
-#[cfg(test)]
-pub fn is_gone(running: &Running) -> bool {
-    wait_for(Duration::from_secs(5), || (!is_running(running.pid, &running.mark)).then_some(())).is_some()
-}
-
 #[cfg(test)]
 mod tests;

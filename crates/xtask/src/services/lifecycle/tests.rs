@@ -5,6 +5,11 @@ use std::time::Duration;
 use super::*;
 use crate::process::is_running;
 
+/// Waits until a recorded process is gone.
+fn is_gone(running: &Running) -> bool {
+    wait_for(Duration::from_secs(5), || (!is_running(running.pid, &running.mark)).then_some(())).is_some()
+}
+
 /// A server that is a shell script: it answers when its file `ready` is there, or ends at once.
 struct Script(&'static str);
 
