@@ -1,29 +1,32 @@
 //! `windrow.v1.IngestService`: the same checks and answers as over HTTP, for clients that batch.
 //!
-//! INVALID_ARGUMENT: the request can't be served as it is. RESOURCE_EXHAUSTED: it is too large. UNAVAILABLE: send it again.
+//! INVALID_ARGUMENT: the request can't be served as it is. RESOURCE_EXHAUSTED: it is too large. NOT_FOUND: no such topic.
+//! UNAVAILABLE: send it again.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
-use windrow_protocol::{Timestamp, TopicName};
+use windrow_protocol::TopicName;
+use windrow_wire::block::{Reading, Value};
+use windrow_wire::v1::field;
 use windrow_wire::v1::ingest_service_server::{IngestService, IngestServiceServer};
 use windrow_wire::v1::{self, PublishRequest, PublishResponse, PublishStreamRequest, PublishStreamResponse};
 
-use crate::reading::{Field, Reading};
-use crate::{Answer, Gateway, PublishError};
+use crate::{Answer, Batch, Gateway, MAX_READINGS, MAX_REQUEST_BYTES, PublishError, Receipt};
 
-/// The most readings of one request.
-pub const MAX_READINGS: usize = 100_000;
-/// The largest request in bytes.
-pub const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
+/// What the transport takes. More than a request may have, so that one that is a little too large is told by its limit.
+const MAX_MESSAGE_BYTES: usize = 2 * MAX_REQUEST_BYTES;
 /// Requests of one stream that wait for the log at once; the next one is read when the first is answered.
 const STREAM_IN_FLIGHT: usize = 16;
 
+type Answers = Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
+
 /// The service, to be added to a server.
 pub fn service(gateway: Arc<Gateway>) -> IngestServiceServer<Ingest> {
-    IngestServiceServer::new(Ingest { gateway }).max_decoding_message_size(MAX_REQUEST_BYTES)
+    IngestServiceServer::new(Ingest { gateway }).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// The gateway behind gRPC.
@@ -35,52 +38,73 @@ pub struct Ingest {
 #[tonic::async_trait]
 impl IngestService for Ingest {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        self.serve(request.into_inner()).await.map(Response::new)
+        let receipt = submit(&self.gateway, request.into_inner()).await?;
+        Ok(Response::new(response(receipt.answer().await?)))
     }
 
-    type PublishStreamStream = Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
+    type PublishStreamStream = Answers;
 
     async fn publish_stream(
         &self,
         request: Request<Streaming<PublishStreamRequest>>,
-    ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let ingest = self.clone();
-        let answers = request.into_inner().map(move |numbered| {
-            let ingest = ingest.clone();
+    ) -> Result<Response<Answers>, Status> {
+        let (gateway, draining) = (self.gateway.clone(), self.gateway.clone());
+        let requests = request.into_inner().take_until(async move { draining.draining().await });
+        // One after the other, so that the readings of a device stay in order.
+        let receipts = requests.then(move |numbered| {
+            let gateway = gateway.clone();
             async move {
                 let PublishStreamRequest { number, request } = numbered?;
-                let response = ingest.serve(request.unwrap_or_default()).await?;
-                Ok(PublishStreamResponse { number, response: Some(response) })
+                Ok((number, submit(&gateway, request.unwrap_or_default()).await?))
             }
         });
-        Ok(Response::new(answers.buffered(STREAM_IN_FLIGHT).boxed()))
+        let answers = receipts.map(|submitted: Result<(u64, Receipt), Status>| async move {
+            let (number, receipt) = submitted?;
+            Ok(PublishStreamResponse { number, response: Some(response(receipt.answer().await?)) })
+        });
+        let gateway = self.gateway.clone();
+        let goodbye = stream::once(async move { gateway.is_draining() }).filter_map(|draining| async move {
+            draining.then(|| Err(Status::unavailable("the gateway is shutting down; connect again")))
+        });
+        Ok(Response::new(answers.buffered(STREAM_IN_FLIGHT).chain(goodbye).boxed()))
     }
 }
 
-impl Ingest {
-    async fn serve(&self, request: PublishRequest) -> Result<PublishResponse, Status> {
-        let topic = TopicName::new(request.topic).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if request.readings.len() > MAX_READINGS {
-            let given = request.readings.len();
-            return Err(Status::invalid_argument(format!("{given} readings; a request has at most {MAX_READINGS}")));
-        }
-        let readings = (0..).zip(request.readings.into_iter().map(reading)).collect();
-        Ok(response(self.gateway.publish(&topic, readings, Vec::new()).await?))
+/// Puts a request's readings on their way.
+async fn submit(gateway: &Gateway, request: PublishRequest) -> Result<Receipt, Status> {
+    let bytes = request.encoded_len();
+    if bytes > MAX_REQUEST_BYTES {
+        let limit = format!("a request has at most {MAX_REQUEST_BYTES} bytes; send the readings in several");
+        return Err(Status::resource_exhausted(format!("{bytes} bytes; {limit}")));
     }
+    let count = request.readings.len();
+    if count > MAX_READINGS {
+        return Err(Status::invalid_argument(format!("{count} readings; a request has at most {MAX_READINGS}")));
+    }
+    let topic = TopicName::new(request.topic).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let room = gateway.room(bytes).await?;
+    let batch = batch(&request.readings);
+    Ok(gateway.submit(&topic, batch, room).await?)
 }
 
-fn reading(reading: v1::Reading) -> Reading {
-    let fields = reading.fields.into_iter().filter_map(|field| {
-        let value = match field.value? {
-            v1::field::Value::F64(value) => Field::F64(value),
-            v1::field::Value::I64(value) => Field::I64(value),
-            v1::field::Value::Flag(value) => Field::Bool(value),
-            v1::field::Value::Text(value) => Field::Text(value),
-        };
-        Some((field.name, value))
-    });
-    let fields = fields.collect();
-    Reading { device: reading.device, time: Timestamp::from_micros(reading.time_us), seq: reading.seq, fields }
+fn batch(readings: &[v1::Reading]) -> Batch {
+    let mut batch = Batch::default();
+    let mut reused = Reading { device: "", time_us: 0, seq: None, fields: Vec::new() };
+    for reading in readings {
+        (reused.device, reused.time_us, reused.seq) = (&reading.device, reading.time_us, reading.seq);
+        reused.fields.clear();
+        reused.fields.extend(reading.fields.iter().filter_map(|field| {
+            let value = match field.value.as_ref()? {
+                field::Value::F64(value) => Value::F64(*value),
+                field::Value::I64(value) => Value::I64(*value),
+                field::Value::Flag(value) => Value::Bool(*value),
+                field::Value::Text(value) => Value::Text(value),
+            };
+            Some((field.name.as_str(), value))
+        }));
+        batch.push(&reused);
+    }
+    batch
 }
 
 fn response(answer: Answer) -> PublishResponse {
@@ -97,6 +121,7 @@ impl From<PublishError> for Status {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Again(_) => Self::unavailable(error.to_string()),
+            PublishError::NoTopic(_) => Self::not_found(error.to_string()),
             PublishError::Refused(_) => Self::failed_precondition(error.to_string()),
         }
     }

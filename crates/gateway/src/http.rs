@@ -1,24 +1,32 @@
 //! `POST /v1/topics/{topic}/readings`: a JSON object, an array of them, or one per line (NDJSON).
 //!
 //! A reading: `{"device": "d1", "time": "2026-03-29T01:30:00Z", "seq": 7, "values": {"speed": 3.5}, "tags": {"zone": "a"}}`.
-//! 200 answers how many were taken and which were refused, and why; 503 means send again.
+//! 200 answers how many were taken and which were refused, and why; 503 means send again; every other status says in
+//! `error` what is wrong with the request as a whole.
+
+mod elements;
+mod json;
+mod time;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::http::header::{CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::{Map, Value, json};
-use windrow_protocol::{Timestamp, TopicName};
+use serde_json::json;
+use windrow_protocol::TopicName;
 
-use crate::reading::{Field, Reading, Refusal};
-use crate::{Gateway, PublishError};
+use crate::{Answer, Gateway, MAX_READINGS, MAX_REQUEST_BYTES, PublishError, Readiness};
 
-/// The largest request body.
-const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+pub use json::parse;
+
+/// How long a client may take to send a body: what it holds meanwhile is room that others wait for.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// The gateway's routes.
 pub fn router(gateway: Arc<Gateway>) -> Router {
@@ -26,114 +34,97 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/topics/{topic}/readings", post(publish))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "readings are posted to /v1/topics/TOPIC/readings") })
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .with_state(gateway)
 }
 
-async fn ready(State(gateway): State<Arc<Gateway>>) -> (StatusCode, &'static str) {
-    if gateway.is_ready().await {
-        (StatusCode::OK, "ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the log does not answer")
+async fn ready(State(gateway): State<Arc<Gateway>>) -> (StatusCode, String) {
+    let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
+    match gateway.readiness() {
+        Readiness::Ready => (StatusCode::OK, "ready".to_owned()),
+        Readiness::Unknown => not("the log has not answered yet"),
+        Readiness::Down(cause) => not(&cause),
+        Readiness::Draining => not("shutting down"),
     }
 }
 
-async fn publish(State(gateway): State<Arc<Gateway>>, Path(topic): Path<String>, body: Bytes) -> Response {
-    let topic = match TopicName::new(topic) {
-        Ok(topic) => topic,
-        Err(error) => return failed(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    let (readings, refused) = parse(&body);
-    match gateway.publish(&topic, readings, refused).await {
-        Ok(answer) => Json(answer).into_response(),
-        Err(PublishError::Again(error)) => {
-            let mut response = failed(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}; send the request again"));
-            response.headers_mut().insert("retry-after", axum::http::HeaderValue::from_static("1"));
-            response
-        }
-        Err(PublishError::Refused(error)) => failed(StatusCode::UNPROCESSABLE_ENTITY, &error),
+async fn publish(
+    State(gateway): State<Arc<Gateway>>,
+    Path(topic): Path<String>,
+    request: Request,
+) -> Result<Json<Answer>, Failure> {
+    let topic = TopicName::new(topic).map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    // What doesn't say how long it is may be as long as is allowed.
+    let bytes = content_length(request.headers()).unwrap_or(MAX_REQUEST_BYTES);
+    if bytes > MAX_REQUEST_BYTES {
+        return Err(Failure::too_large());
     }
+    let room = gateway.room(bytes).await?;
+    let body = body(request).await?;
+    if body.trim_ascii().is_empty() {
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "the body is empty; it should hold readings as JSON"));
+    }
+    let batch = parse(&body);
+    drop(body);
+    if batch.seen() > MAX_READINGS as u64 {
+        let error = format!("{} readings; a request has at most {MAX_READINGS}", batch.seen());
+        return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error));
+    }
+    Ok(Json(gateway.submit(&topic, batch, room).await?.answer().await?))
 }
 
-fn failed(status: StatusCode, error: &str) -> Response {
-    (status, Json(json!({ "error": error }))).into_response()
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The readings of a body with their positions, and what is not one.
-pub fn parse(body: &[u8]) -> (Vec<(u64, Reading)>, Vec<Refusal>) {
-    let (mut readings, mut refused) = (Vec::new(), Vec::new());
-    let mut take = |index: u64, value: Result<Value, serde_json::Error>| match value {
-        Err(error) => refused.push(Refusal::new(index, "", "MALFORMED_JSON", error.to_string())),
-        Ok(value) => match reading(index, value) {
-            Ok(reading) => readings.push((index, reading)),
-            Err(refusal) => refused.push(refusal),
-        },
-    };
-    match serde_json::from_slice::<Value>(body) {
-        Ok(Value::Array(items)) => (0..).zip(items).for_each(|(index, item)| take(index, Ok(item))),
-        Ok(item) => take(0, Ok(item)),
-        // Lines: one that is malformed does not spoil the others.
+async fn body(request: Request) -> Result<Bytes, Failure> {
+    match tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Failure::too_large()),
+        Ok(Err(rejection)) => Err(Failure::new(rejection.status(), rejection.body_text())),
         Err(_) => {
-            let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-            (0..).zip(lines).for_each(|(index, line)| take(index, serde_json::from_slice(line)));
+            let error = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
+            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, error))
         }
     }
-    (readings, refused)
 }
 
-fn reading(index: u64, value: Value) -> Result<Reading, Refusal> {
-    let refuse = |field: &str, reason, message: String| Refusal::new(index, field, reason, message);
-    let Value::Object(object) = value else {
-        return Err(refuse("", "NOT_AN_OBJECT", "a reading is an object with device, time, values".to_owned()));
-    };
-    let (mut device, mut time, mut seq, mut fields) = (None, None, None, Vec::new());
-    for (name, value) in object {
-        match (name.as_str(), value) {
-            ("device", Value::String(text)) => device = Some(text),
-            ("time", Value::String(text)) => {
-                let parsed =
-                    text.parse::<Timestamp>().map_err(|error| refuse("time", "INVALID_TIME", error.to_string()))?;
-                time = Some(parsed);
-            }
-            ("seq", Value::Null) => {}
-            ("seq", value) if value.is_u64() => seq = value.as_u64(),
-            ("values", Value::Object(values)) => fields.extend(named(index, "values", values, false)?),
-            ("tags", Value::Object(tags)) => fields.extend(named(index, "tags", tags, true)?),
-            ("device" | "time" | "seq" | "values" | "tags", _) => {
-                let message = "expected: device and time (RFC 3339) as strings, seq as a whole number, values and tags as objects";
-                return Err(refuse(&name, "WRONG_TYPE", message.to_owned()));
-            }
-            _ => return Err(refuse(&name, "UNKNOWN_FIELD", "known are device, time, seq, values, tags".to_owned())),
-        }
+/// An answer about the request as a whole.
+#[derive(Debug)]
+struct Failure {
+    status: StatusCode,
+    error: String,
+}
+
+impl Failure {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, error: error.into() }
     }
-    let missing = |field: &str| refuse(field, "MISSING", format!("{field} is required"));
-    Ok(Reading {
-        device: device.ok_or_else(|| missing("device"))?,
-        time: time.ok_or_else(|| missing("time"))?,
-        seq,
-        fields,
-    })
+
+    fn too_large() -> Self {
+        let error = format!("a request has at most {MAX_REQUEST_BYTES} bytes; send the readings in several");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+    }
 }
 
-fn named(index: u64, part: &str, values: Map<String, Value>, text_only: bool) -> Result<Vec<(String, Field)>, Refusal> {
-    let mut fields = Vec::with_capacity(values.len());
-    for (name, value) in values {
-        let field = match value {
-            Value::Null => continue,
-            Value::String(text) => Field::Text(text),
-            Value::Bool(value) if !text_only => Field::Bool(value),
-            Value::Number(number) if !text_only => match (number.as_i64(), number.as_f64()) {
-                (Some(value), _) => Field::I64(value),
-                (None, Some(value)) => Field::F64(value),
-                _ => return Err(Refusal::new(index, format!("{part}.{name}"), "WRONG_TYPE", "number is out of range")),
-            },
-            _ => {
-                let message =
-                    if text_only { "a tag is a string" } else { "a value is a number, true, false or a string" };
-                return Err(Refusal::new(index, format!("{part}.{name}"), "WRONG_TYPE", message));
-            }
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        let status = match error {
+            PublishError::Again(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PublishError::NoTopic(_) => StatusCode::NOT_FOUND,
+            PublishError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
         };
-        fields.push((name, field));
+        Self::new(status, error.to_string())
     }
-    Ok(fields)
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(json!({ "error": self.error }))).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
 }

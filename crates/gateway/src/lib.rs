@@ -1,31 +1,40 @@
 //! The gateway: takes readings, refuses what can't be right, packs the rest into blocks, and acknowledges what the log
 //! has acknowledged. Holds no state; keeps nothing that it has not answered for.
+//!
+//! A request is parsed (`http`, `grpc`) into a [`Batch`], checked, and put into the lanes of its devices' partitions,
+//! where it shares blocks with other requests (`lanes`, `open`). Its [`Receipt`] tells when the log has them all.
 
+mod batch;
 pub mod grpc;
 pub mod http;
-mod pack;
+mod lanes;
+mod open;
 mod partition;
-mod reading;
+mod readiness;
+mod refusal;
+mod ticket;
+mod times;
+mod topics;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
-use tokio::sync::Semaphore;
-use windrow_ports::log::{NewTopic, TopicInfo};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use windrow_ports::{Clock, Log, LogError};
 use windrow_protocol::TopicName;
 use windrow_protocol::duration::Length;
 
-pub use pack::Limits;
+pub use batch::{Batch, NewRow};
+pub use open::Limits;
 pub use partition::partition_of;
-pub use reading::{Field, Reading, Refusal};
+pub use readiness::Readiness;
+pub use refusal::{MAX_REFUSALS, Refusal, Refusals};
+pub use windrow_wire::block::{Reading, Value};
 
-/// How long what is known of a topic is taken for true.
-const TOPIC_TTL: Duration = Duration::from_secs(5);
-/// Topics that are remembered.
-const MAX_TOPICS: usize = 1_000;
+/// The most readings of one request.
+pub const MAX_READINGS: usize = 100_000;
+/// The largest request in bytes.
+pub const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 
 /// How a gateway works.
 #[derive(Debug, Clone)]
@@ -36,8 +45,10 @@ pub struct Settings {
     pub limits: Limits,
     /// Partitions of topics that are made at their first reading; `None`: topics must exist. Default none.
     pub create_partitions: Option<i32>,
-    /// Readings in flight at once; more wait. Default 1,000,000.
-    pub max_in_flight: u32,
+    /// Bytes of requests in flight, at least [`MAX_REQUEST_BYTES`]; more requests wait. Default 128 MiB.
+    pub max_in_flight_bytes: usize,
+    /// How long a request may wait for the log before it is told to come again. Default 30 s.
+    pub answer_within: Duration,
 }
 
 impl Default for Settings {
@@ -46,7 +57,8 @@ impl Default for Settings {
             max_skew: Length::from_secs(30),
             limits: Limits::default(),
             create_partitions: None,
-            max_in_flight: 1_000_000,
+            max_in_flight_bytes: 128 * 1024 * 1024,
+            answer_within: Duration::from_secs(30),
         }
     }
 }
@@ -57,19 +69,19 @@ pub struct Answer {
     /// Durably in the log.
     pub accepted: u64,
     pub refused: u64,
-    /// Why, the first 100.
+    /// Why, the first [`MAX_REFUSALS`].
     pub refusals: Vec<Refusal>,
 }
 
-/// The most refusals that an answer lists.
-pub const MAX_REFUSALS: usize = 100;
-
 /// Why a whole request failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
     /// Send it again, with the same sequence numbers: some of it may be in the log.
     #[error("{0}; send the request again")]
     Again(String),
+    /// The topic does not exist.
+    #[error("{0}")]
+    NoTopic(String),
     /// The request can't be served as it is.
     #[error("{0}")]
     Refused(String),
@@ -79,99 +91,140 @@ impl From<LogError> for PublishError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Unavailable(_) => Self::Again(error.to_string()),
+            LogError::NoTopic(_) => Self::NoTopic(error.to_string()),
             error => Self::Refused(error.to_string()),
         }
     }
 }
 
+/// Room for a request's bytes, until the log has them.
+#[derive(Debug)]
+pub struct Room(OwnedSemaphorePermit);
+
+/// What a request waits for after its readings are on their way.
+#[derive(Debug)]
+pub struct Receipt {
+    outcome: ticket::Outcome,
+    answer: Answer,
+    /// What is left of the time to answer.
+    within: Duration,
+    clock: Arc<dyn Clock>,
+}
+
 /// Takes readings for any topic. Cheap to share.
 #[derive(Debug)]
 pub struct Gateway {
-    log: Arc<dyn Log>,
+    topics: topics::Topics,
+    lanes: Arc<lanes::Lanes>,
+    room: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
     settings: Settings,
-    room: Semaphore,
-    /// With the moment of the look.
-    topics: Mutex<HashMap<TopicName, (Duration, TopicInfo)>>,
+    readiness: watch::Receiver<Readiness>,
+    drain: watch::Sender<bool>,
 }
 
 impl Gateway {
+    /// Must be called on a Tokio runtime; a task there watches the log as long as the gateway lives.
     pub fn new(log: Arc<dyn Log>, clock: Arc<dyn Clock>, settings: Settings) -> Arc<Self> {
-        let room = Semaphore::new(settings.max_in_flight as usize);
-        Arc::new(Self { log, clock, settings, room, topics: Mutex::default() })
+        let (tell, readiness) = watch::channel(Readiness::Unknown);
+        tokio::spawn(readiness::watch(log.clone(), clock.clone(), tell));
+        Arc::new(Self {
+            topics: topics::Topics::new(log.clone(), clock.clone()),
+            lanes: lanes::Lanes::new(log, clock.clone(), settings.limits.clone()),
+            room: Arc::new(Semaphore::new(permits(settings.max_in_flight_bytes.max(MAX_REQUEST_BYTES)) as usize)),
+            clock,
+            settings,
+            readiness,
+            drain: watch::Sender::new(false),
+        })
     }
 
-    /// Publishes readings, each with its position in the request; answers when the log has all accepted ones.
-    /// `refused`: what did not even parse.
-    pub async fn publish(
-        &self,
-        topic: &TopicName,
-        readings: Vec<(u64, Reading)>,
-        mut refused: Vec<Refusal>,
-    ) -> Result<Answer, PublishError> {
-        // Waits for room instead of growing; a request larger than all room takes all of it.
-        let wanted = u32::try_from(readings.len()).unwrap_or(u32::MAX).min(self.settings.max_in_flight);
-        let _room = self.room.acquire_many(wanted).await.map_err(|error| PublishError::Again(error.to_string()))?;
-        let info = self.topic(topic).await?;
-        let now = self.clock.now();
-        let mut good = Vec::with_capacity(readings.len());
-        for (index, reading) in readings {
-            match reading.check(index, now, self.settings.max_skew, info.retention_ms) {
-                Ok(()) => good.push(reading),
-                Err(refusal) => refused.push(refusal),
+    /// Waits for room for a request of that many bytes instead of growing.
+    pub async fn room(&self, bytes: usize) -> Result<Room, PublishError> {
+        self.refuse_unless_up()?;
+        let wanted = permits(bytes.min(MAX_REQUEST_BYTES));
+        tokio::select! {
+            room = self.room.clone().acquire_many_owned(wanted) => {
+                room.map(Room).map_err(|error| PublishError::Again(error.to_string()))
+            }
+            () = self.clock.sleep(self.settings.answer_within) => Err(PublishError::Again(
+                format!("all {} bytes for requests in flight are taken", self.settings.max_in_flight_bytes)
+            )),
+        }
+    }
+
+    /// Puts a request's readings on their way. Those of requests that are submitted one after the other stay in order.
+    pub async fn submit(&self, topic: &TopicName, batch: Batch, room: Room) -> Result<Receipt, PublishError> {
+        self.refuse_unless_up()?;
+        let started = self.clock.elapsed();
+        let info = tokio::select! {
+            info = self.topics.get(topic, &self.settings) => info?,
+            () = self.clock.sleep(self.settings.answer_within) => return Err(self.too_late()),
+        };
+        let (rows, late) = times::check(&batch, self.clock.now(), self.settings.max_skew, info.retention_ms);
+        let (ticket, outcome) = ticket::Ticket::new(room.0);
+        self.lanes.put(topic, info.partitions, &batch, &rows, &Arc::new(ticket));
+        let refusals = batch.into_refusals().join(late);
+        let answer = Answer { accepted: rows.len() as u64, refused: refusals.count, refusals: refusals.first };
+        let within = self.settings.answer_within.saturating_sub(self.clock.elapsed().saturating_sub(started));
+        Ok(Receipt { outcome, answer, within, clock: self.clock.clone() })
+    }
+
+    /// Publishes a request; answers when the log has all accepted readings.
+    pub async fn publish(&self, topic: &TopicName, batch: Batch) -> Result<Answer, PublishError> {
+        let room = self.room(batch.bytes()).await?;
+        self.submit(topic, batch, room).await?.answer().await
+    }
+
+    fn too_late(&self) -> PublishError {
+        PublishError::Again(format!("the log has not answered for {} s", self.settings.answer_within.as_secs()))
+    }
+
+    /// A request that the log can't take now is told so at once.
+    fn refuse_unless_up(&self) -> Result<(), PublishError> {
+        match &*self.readiness.borrow() {
+            Readiness::Down(cause) => Err(PublishError::Again(cause.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it can take readings.
+    pub fn readiness(&self) -> Readiness {
+        if self.is_draining() { Readiness::Draining } else { self.readiness.borrow().clone() }
+    }
+
+    /// Readiness turns false, and streams end after what they have asked is answered. Requests are served as before:
+    /// ending the servers is the caller's.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
+    /// Ends when the gateway is draining.
+    pub(crate) async fn draining(&self) {
+        let mut drain = self.drain.subscribe();
+        // The sender lives as long as `self`.
+        let _ = drain.wait_for(|draining| *draining).await;
+    }
+}
+
+/// The semaphore's unit is a KiB, since it can't count to all bytes of a machine.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+impl Receipt {
+    /// Waits until the log has all accepted readings.
+    pub async fn answer(self) -> Result<Answer, PublishError> {
+        tokio::select! {
+            outcome = self.outcome.of(self.answer.accepted) => outcome?,
+            () = self.clock.sleep(self.within) => {
+                return Err(PublishError::Again("the log has not acknowledged it in time".to_owned()));
             }
         }
-        let blocks = pack::pack(&good, info.partitions, &self.settings.limits);
-        let appends = blocks.into_iter().map(|(partition, records)| self.log.append(topic, partition, records));
-        try_join_all(appends).await?;
-        refused.sort_by_key(|refusal| refusal.index);
-        let count = refused.len() as u64;
-        refused.truncate(MAX_REFUSALS);
-        Ok(Answer { accepted: good.len() as u64, refused: count, refusals: refused })
-    }
-
-    /// What is known of a topic, at most `TOPIC_TTL` old.
-    async fn topic(&self, name: &TopicName) -> Result<TopicInfo, PublishError> {
-        let now = self.clock.elapsed();
-        let known = self.topics.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        if let Some((seen, info)) = known
-            && now.saturating_sub(seen) < TOPIC_TTL
-        {
-            return Ok(info);
-        }
-        let info = self.look_for_topic(name).await?;
-        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        if topics.len() >= MAX_TOPICS {
-            topics.clear();
-        }
-        topics.insert(name.clone(), (now, info.clone()));
-        Ok(info)
-    }
-
-    async fn look_for_topic(&self, name: &TopicName) -> Result<TopicInfo, PublishError> {
-        match (self.log.topic(name).await, self.settings.create_partitions) {
-            (Err(LogError::NoTopic(_)), Some(partitions)) => {
-                let topic = NewTopic {
-                    name: name.clone(),
-                    partitions,
-                    replication: -1,
-                    retention_ms: None,
-                    max_ahead_ms: Some(self.settings.max_skew.millis()),
-                };
-                match self.log.create_topic(&topic).await {
-                    // Somebody else was first.
-                    Ok(()) | Err(LogError::Exists(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                // Not every broker knows a topic that was made a moment ago.
-                self.log.topic(name).await.map_err(|error| PublishError::Again(error.to_string()))
-            }
-            (result, _) => Ok(result?),
-        }
-    }
-
-    /// Whether the log answers.
-    pub async fn is_ready(&self) -> bool {
-        self.log.ping().await.is_ok()
+        Ok(self.answer)
     }
 }

@@ -108,7 +108,7 @@ async fn readings_older_than_the_topic_keeps_are_refused() {
 async fn a_topic_that_is_not_there_is_named() {
     let door = door(None).await;
     let (status, answer) = door.post(PATH, GOOD).await;
-    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(answer["error"].as_str().unwrap().contains("traffic does not exist"), "{answer}");
     let (status, _) = door.post("/v1/topics/a%20b/readings", GOOD).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);

@@ -115,13 +115,13 @@ fn producer(settings: &KafkaSettings) -> KafkaResult<FutureProducer> {
 }
 
 impl KafkaLog {
-    /// Connects, and asks for the cluster's metadata to see that somebody is there.
-    pub async fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
+    /// Connects when there is something to ask. `Refused` if the settings are wrong.
+    pub fn new(settings: KafkaSettings) -> Result<Self, LogError> {
         let errors = Errors { brokers: settings.brokers.clone() };
         let bad = |error: KafkaError| LogError::Refused(format!("kafka settings: {error}"));
         // A group is only named because librdkafka wants one before it assigns partitions; nothing is stored under it.
         let queries: BaseConsumer = settings.config(&[("group.id", "windrow")]).create().map_err(bad)?;
-        let log = Self {
+        Ok(Self {
             producer: RwLock::new(producer(&settings).map_err(bad)?),
             queries: Arc::new(queries),
             admin: settings.config(&[]).create().map_err(bad)?,
@@ -129,7 +129,12 @@ impl KafkaLog {
             partitions: Mutex::default(),
             errors,
             settings,
-        };
+        })
+    }
+
+    /// Connects, and asks for the cluster's metadata to see that somebody is there.
+    pub async fn connect(settings: KafkaSettings) -> Result<Self, LogError> {
+        let log = Self::new(settings)?;
         log.ping().await?;
         tracing::info!(brokers = log.settings.brokers, "connected to kafka");
         Ok(log)

@@ -75,10 +75,21 @@ async fn patiently<T, E: Display, F: Future<Output = Result<T, E>>>(
 }
 
 impl KafkaArgs {
-    pub async fn connect(&self, client_id: &str) -> Result<Arc<dyn Log>> {
+    fn settings(&self, client_id: &str) -> KafkaSettings {
         let mut settings = KafkaSettings::new(&self.brokers);
         settings.client_id = client_id.to_owned();
         settings.more.clone_from(&self.config);
+        settings
+    }
+
+    /// Kafka, whether it answers yet or not.
+    pub fn open(&self, client_id: &str) -> Result<Arc<dyn Log>> {
+        Ok(Arc::new(KafkaLog::new(self.settings(client_id))?))
+    }
+
+    /// Waits until Kafka answers.
+    pub async fn connect(&self, client_id: &str) -> Result<Arc<dyn Log>> {
+        let settings = self.settings(client_id);
         let connect = || KafkaLog::connect(settings.clone());
         let log = patiently("kafka", connect, |error| matches!(error, LogError::Refused(_))).await?;
         Ok(Arc::new(log))

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use arrow::util::pretty::pretty_format_batches;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use windrow_gateway::{Field, Reading};
+use windrow_gateway::{Batch, Reading, Value};
 use windrow_ports::MetaStore;
 use windrow_processing::parquet;
 use windrow_protocol::paths::{self, Dataset};
@@ -47,9 +47,9 @@ pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
     job::create(&*cluster.meta, &file, cluster.clock.now()).await?;
     eprintln!("job {} runs over topic {}", file.metadata.name, file.spec.source.topic);
     let readings = readings()?;
-    let (sent, last) = (readings.len() as u64, readings.last().map(|reading| reading.time).unwrap_or_default());
-    send(&cluster, &file, readings).await?;
-    wait(&cluster, &file, last).await?;
+    let (sent, last) = (readings.len() as u64, readings.last().map_or(0, |reading| reading.time_us));
+    send(&cluster, &file, &readings).await?;
+    wait(&cluster, &file, Timestamp::from_micros(last)).await?;
     let rows = print(&cluster, &file).await?;
     let report = verify::verify(&cluster.store, &*cluster.log, &file.metadata.name).await?;
     cluster.stop().await?;
@@ -74,7 +74,7 @@ pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
 }
 
 /// Both detectors' readings, by time.
-fn readings() -> Result<Vec<Reading>> {
+fn readings() -> Result<Vec<Reading<'static>>> {
     let zone = TimeZone::get(ZONE)?;
     let mut readings = Vec::new();
     for (device, value, text) in SENSORS {
@@ -84,23 +84,21 @@ fn readings() -> Result<Vec<Reading>> {
             let place = || format!("{device}, row {seq}: {time},{number}");
             let local = DateTime::strptime("%Y-%m-%d %H:%M:%S", time).with_context(place)?;
             let utc = local.to_zoned(zone.clone()).with_context(place)?.timestamp();
-            let fields = vec![(value.to_owned(), Field::F64(number.parse().with_context(place)?))];
-            let time = Timestamp::from_micros(utc.as_microsecond());
-            readings.push(Reading { device: device.to_owned(), time, seq: Some(seq), fields });
+            let fields = vec![(value, Value::F64(number.parse().with_context(place)?))];
+            readings.push(Reading { device, time_us: utc.as_microsecond(), seq: Some(seq), fields });
         }
     }
-    readings.sort_by_key(|reading| reading.time);
+    readings.sort_by_key(|reading| reading.time_us);
     Ok(readings)
 }
 
-async fn send(cluster: &Cluster, file: &JobFile, readings: Vec<Reading>) -> Result<()> {
+async fn send(cluster: &Cluster, file: &JobFile, readings: &[Reading<'_>]) -> Result<()> {
     let bar = indicatif::ProgressBar::new(readings.len() as u64)
         .with_style(indicatif::ProgressStyle::with_template("sending  {bar:40} {pos}/{len} readings")?);
     for request in readings.chunks(REQUEST) {
-        let answer = cluster
-            .gateway
-            .publish(&file.spec.source.topic, (0..).zip(request.iter().cloned()).collect(), vec![])
-            .await?;
+        let mut batch = Batch::default();
+        request.iter().for_each(|reading| batch.push(reading));
+        let answer = cluster.gateway.publish(&file.spec.source.topic, batch).await?;
         ensure!(answer.refused == 0, "readings were refused: {:?}", answer.refusals);
         bar.inc(answer.accepted);
     }

@@ -6,6 +6,7 @@ mod connect;
 mod demo;
 mod job;
 mod roles;
+mod serve;
 mod verify;
 
 use std::io::Write;

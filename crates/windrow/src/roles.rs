@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use windrow_coordinator::Parts;
@@ -17,6 +17,14 @@ use windrow_worker::Tools;
 
 use crate::cluster::Cluster;
 use crate::connect::{EtcdArgs, KafkaArgs, StoreArgs, scratch};
+use crate::serve::{self, Stop};
+
+/// Names of the services, for health checks.
+const API: [&str; 3] = ["windrow.v1.JobService", "windrow.v1.WindowService", "windrow.v1.WorkerService"];
+const INGEST: &str = "windrow.v1.IngestService";
+
+/// How long open requests of the jobs API have at shutdown.
+const API_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub struct GatewayArgs {
@@ -31,6 +39,15 @@ pub struct GatewayArgs {
     /// Make a topic with this many partitions at its first reading; without it, topics must exist.
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     create_topics: Option<i32>,
+    /// Milliseconds that a reading waits for others to share its block with.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=10_000))]
+    linger_ms: u64,
+    /// MiB of requests in flight; more requests wait.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(16..))]
+    max_in_flight_mib: u64,
+    /// Seconds that open requests have to be answered at shutdown.
+    #[arg(long, default_value_t = 30)]
+    grace_seconds: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,34 +127,23 @@ async fn unless_stopped<T>(stop: &CancellationToken, work: impl Future<Output = 
     }
 }
 
-async fn serve_http(address: SocketAddr, gateway: Arc<Gateway>, stop: CancellationToken) -> Result<()> {
-    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
-    tracing::info!("gateway ready: http://{address}/v1/topics/TOPIC/readings");
-    let server = axum::serve(listener, windrow_gateway::http::router(gateway));
-    Ok(server.with_graceful_shutdown(stop.cancelled_owned()).await?)
-}
-
-async fn serve_grpc(address: SocketAddr, routes: Routes, stop: CancellationToken) -> Result<()> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(windrow_wire::v1::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    let server = tonic::transport::Server::builder().add_routes(routes.add_service(reflection));
-    tracing::info!("gRPC API: http://{address}");
-    server.serve_with_shutdown(address, stop.cancelled_owned()).await.with_context(|| format!("serving on {address}"))
-}
-
 /// `windrow gateway`.
 pub async fn gateway(args: GatewayArgs) -> Result<()> {
     let stop = shutdown()?;
-    let log = unless_stopped(&stop, args.kafka.connect("windrow-gateway")).await?;
-    let settings = windrow_gateway::Settings { create_partitions: args.create_topics, ..Default::default() };
+    // A Kafka that is down at the start is like one that is down later: readiness says so, and requests are told to come again.
+    let log = args.kafka.open("windrow-gateway")?;
+    let mut settings = windrow_gateway::Settings { create_partitions: args.create_topics, ..Default::default() };
+    settings.limits.linger = Duration::from_millis(args.linger_ms);
+    settings.max_in_flight_bytes = usize::try_from(args.max_in_flight_mib.saturating_mul(1024 * 1024))?;
     let gateway = Gateway::new(log, Arc::new(SystemClock::default()), settings);
     let routes = Routes::new(windrow_gateway::grpc::service(gateway.clone()));
-    let servers = tokio::try_join!(
-        ends_all(&stop, serve_http(args.http, gateway, stop.clone())),
-        ends_all(&stop, serve_grpc(args.grpc, routes, stop.clone())),
-    );
-    servers.map(drop)
+    let stop = Stop { token: stop, grace: Duration::from_secs(args.grace_seconds) };
+    let ready = async || serve::takes_readings(&gateway);
+    tokio::try_join!(
+        serve::http(args.http, gateway.clone(), stop.clone()),
+        serve::grpc(args.grpc, routes, &[INGEST], ready, stop),
+    )?;
+    Ok(())
 }
 
 /// `windrow coordinator`.
@@ -152,7 +158,10 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
         ..Default::default()
     };
     let leading = tokio::spawn(windrow_coordinator::run(parts.clone(), settings, stop.clone()));
-    let served = serve_grpc(args.grpc, windrow_coordinator::api::services(parts), stop.clone()).await;
+    let (log, meta) = (parts.log.clone(), parts.meta.clone());
+    let ready = async || serve::can_coordinate(&*log, &*meta).await;
+    let ends = Stop { token: stop.clone(), grace: API_GRACE };
+    let served = serve::grpc(args.grpc, windrow_coordinator::api::services(parts), &API, ready, ends).await;
     stop.cancel();
     leading.await?;
     served
@@ -184,19 +193,16 @@ pub async fn dev(args: DevArgs) -> Result<()> {
     let stop = shutdown()?;
     let cluster = Cluster::start(&args.data_dir)?;
     let parts = Parts { log: cluster.log.clone(), meta: cluster.meta.clone(), clock: cluster.clock.clone() };
-    let routes =
-        windrow_coordinator::api::services(parts).add_service(windrow_gateway::grpc::service(cluster.gateway.clone()));
+    let ingest = windrow_gateway::grpc::service(cluster.gateway.clone());
+    let routes = windrow_coordinator::api::services(parts).add_service(ingest);
+    let ends = Stop { token: stop, grace: API_GRACE };
+    let ready =
+        async || serve::takes_readings(&cluster.gateway) && serve::can_coordinate(&*cluster.log, &*cluster.meta).await;
+    let services: Vec<&str> = API.into_iter().chain([INGEST]).collect();
     let servers = tokio::try_join!(
-        ends_all(&stop, serve_http(args.http, cluster.gateway.clone(), stop.clone())),
-        ends_all(&stop, serve_grpc(args.grpc, routes, stop.clone())),
+        serve::http(args.http, cluster.gateway.clone(), ends.clone()),
+        serve::grpc(args.grpc, routes, &services, ready, ends),
     );
     cluster.stop().await?;
     servers.map(drop)
-}
-
-/// A server that fails takes the others with it, in order.
-async fn ends_all(stop: &CancellationToken, server: impl Future<Output = Result<()>>) -> Result<()> {
-    let result = server.await;
-    stop.cancel();
-    result
 }

@@ -48,6 +48,9 @@ pub struct BlockBuilder {
     seq_rows: Vec<u32>,
     seqs: Vec<u64>,
     columns: Vec<ColumnBuilder>,
+    positions: HashMap<String, usize>,
+    /// Earliest and latest of `times_us`.
+    range_us: Option<(i64, i64)>,
     /// Rough size of what has been added.
     bytes: usize,
 }
@@ -56,8 +59,8 @@ impl BlockBuilder {
     /// Whether a reading can join this block: a column has one type throughout a block, so a reading whose value has
     /// another type than the block's column of that name belongs into the next block.
     pub fn accepts(&self, reading: &Reading<'_>) -> bool {
-        reading.fields.iter().all(|(name, value)| {
-            self.columns.iter().find(|column| column.name == *name).is_none_or(|column| column.kind == value.kind())
+        reading.fields.iter().enumerate().all(|(at, (name, value))| {
+            self.find(at, name).is_none_or(|column| self.columns[column].kind == value.kind())
         })
     }
 
@@ -65,6 +68,8 @@ impl BlockBuilder {
     pub fn push(&mut self, reading: &Reading<'_>) {
         let row = self.rows as u32;
         self.device_index.push(self.devices.intern(reading.device, &mut self.bytes));
+        let (first, last) = self.range_us.unwrap_or((reading.time_us, reading.time_us));
+        self.range_us = Some((first.min(reading.time_us), last.max(reading.time_us)));
         self.times_us.push(reading.time_us);
         if let Some(seq) = reading.seq {
             self.seq_rows.push(row);
@@ -79,15 +84,20 @@ impl BlockBuilder {
         self.rows += 1;
     }
 
-    /// The column of that name. Readings of a device tend to have the same fields in the same order, so `at` is tried first.
-    fn column(&mut self, at: usize, name: &str, kind: u8) -> usize {
+    /// The column of that name. Readings tend to have the same fields in the same order, so `at` is tried first.
+    fn find(&self, at: usize, name: &str) -> Option<usize> {
         if self.columns.get(at).is_some_and(|column| column.name == name) {
-            return at;
+            return Some(at);
         }
-        if let Some(found) = self.columns.iter().position(|column| column.name == name) {
+        self.positions.get(name).copied()
+    }
+
+    fn column(&mut self, at: usize, name: &str, kind: u8) -> usize {
+        if let Some(found) = self.find(at, name) {
             return found;
         }
         self.bytes += name.len() + 8;
+        self.positions.insert(name.to_owned(), self.columns.len());
         self.columns.push(ColumnBuilder { name: name.to_owned(), kind, ..ColumnBuilder::default() });
         self.columns.len() - 1
     }
@@ -104,7 +114,7 @@ impl BlockBuilder {
 
     /// Earliest and latest event time so far.
     pub fn time_range_us(&self) -> Option<(i64, i64)> {
-        Some((*self.times_us.iter().min()?, *self.times_us.iter().max()?))
+        self.range_us
     }
 
     /// Encodes what was added and starts afresh.
