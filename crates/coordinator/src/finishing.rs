@@ -152,7 +152,10 @@ mod tests {
         Timestamp::from_millis(hour * 3_600_000)
     }
 
-    fn planned(from: i64, through: i64, batches: &[(i64, i32)]) -> (Vec<(i64, i64, u64, Vec<i32>)>, Timestamp) {
+    /// Hour, until, windows and partitions of a step.
+    type Planned = (i64, i64, u64, Vec<i32>);
+
+    fn planned(from: i64, through: i64, batches: &[(i64, i32)]) -> (Vec<Planned>, Timestamp) {
         let calendar = WindowSpec { every: "1h".parse().unwrap(), time_zone: "UTC".into() }.calendar().unwrap();
         let parts: Vec<_> = batches.iter().map(|(h, p)| (WindowId(at(*h)), Part::Partition(PartitionId(*p)))).collect();
         let sealed = Sealed {

@@ -6,6 +6,7 @@ mod connect;
 mod demo;
 mod job;
 mod roles;
+mod send;
 mod serve;
 mod verify;
 
@@ -45,6 +46,8 @@ enum Command {
     Coordinator(roles::CoordinatorArgs),
     /// Run batches and commit their results. Any number may run.
     Worker(roles::WorkerArgs),
+    /// Send files as readings: CSV, NDJSON or Parquet, merged by time.
+    Send(Box<send::SendArgs>),
     /// Create jobs from files, or change those that exist.
     Apply {
         /// Job files.
@@ -169,6 +172,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Gateway(args) => roles::gateway(args).await,
         Command::Coordinator(args) => roles::coordinator(args).await,
         Command::Worker(args) => roles::worker(args).await,
+        Command::Send(args) => send::run(*args).await,
         Command::Apply { files, dry_run, server } => client::apply(&server, &files, dry_run).await,
         Command::Get { kind, job, output, server } => client::get(&server, kind, job.as_deref(), output).await,
         Command::Describe { job, server } => client::describe(&server, &job).await,
