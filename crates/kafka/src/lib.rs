@@ -32,6 +32,9 @@ use error::Errors;
 /// Chunks that a reader is ahead of its caller.
 const READ_AHEAD: usize = 4;
 
+/// Longest wait for an answer about readiness: who asks wants to know soon.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Special "timestamps" of ListOffsets.
 const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
@@ -397,7 +400,7 @@ impl Log for KafkaLog {
     async fn ping(&self) -> Result<(), LogError> {
         let asked = self.ask(|consumer, timeout| {
             // A name that no topic has: the answer is one broker's, and small.
-            consumer.fetch_metadata(Some("windrow-ping"), timeout).map(drop)
+            consumer.fetch_metadata(Some("windrow-ping"), timeout.min(PING_TIMEOUT)).map(drop)
         });
         match asked.await {
             Ok(()) => Ok(()),

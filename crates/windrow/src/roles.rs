@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use windrow_coordinator::Parts;
@@ -13,11 +14,12 @@ use windrow_gateway::Gateway;
 use windrow_ports::{Clock, SystemClock};
 use windrow_processing::{Engine, EngineSettings};
 use windrow_protocol::WorkerId;
+use windrow_protocol::state::keys;
 use windrow_worker::Tools;
 
 use crate::cluster::Cluster;
 use crate::connect::{EtcdArgs, KafkaArgs, StoreArgs, scratch};
-use crate::serve::{self, Stop};
+use crate::serve::{self, Probes, Stop};
 
 /// Names of the services, for health checks.
 const API: [&str; 3] = ["windrow.v1.JobService", "windrow.v1.WindowService", "windrow.v1.WorkerService"];
@@ -59,6 +61,9 @@ pub struct CoordinatorArgs {
     /// Address of the gRPC API.
     #[arg(long, default_value = "127.0.0.1:7070")]
     grpc: SocketAddr,
+    /// Address of /healthz and /readyz over HTTP; none by default.
+    #[arg(long)]
+    http: Option<SocketAddr>,
     /// Seconds that leadership outlives a leader that died.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=600))]
     lease_seconds: u64,
@@ -72,6 +77,9 @@ pub struct WorkerArgs {
     etcd: EtcdArgs,
     #[command(flatten)]
     store: StoreArgs,
+    /// Address of /healthz and /readyz over HTTP; none by default.
+    #[arg(long)]
+    http: Option<SocketAddr>,
     /// Batches that run at once; one per core by default.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: Option<u32>,
@@ -148,7 +156,8 @@ pub async fn gateway(args: GatewayArgs) -> Result<()> {
 
 /// `windrow coordinator`.
 pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
-    let stop = shutdown()?;
+    let (stop, probes) = (shutdown()?, Probes::default());
+    probes.serve(args.http, &stop).await?;
     let log = unless_stopped(&stop, args.kafka.connect("windrow-coordinator")).await?;
     let meta = unless_stopped(&stop, args.etcd.connect()).await?;
     let parts = Parts { log, meta, clock: Arc::new(SystemClock::default()) };
@@ -158,6 +167,11 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
         ..Default::default()
     };
     let leading = tokio::spawn(windrow_coordinator::run(parts.clone(), settings, stop.clone()));
+    let (log, meta) = (parts.log.clone(), parts.meta.clone());
+    probes.ready_when(move || {
+        let (log, meta) = (log.clone(), meta.clone());
+        async move { serve::can_coordinate(&*log, &*meta).await }.boxed()
+    });
     let (log, meta) = (parts.log.clone(), parts.meta.clone());
     let ready = async || serve::can_coordinate(&*log, &*meta).await;
     let ends = Stop { token: stop.clone(), grace: API_GRACE };
@@ -169,7 +183,8 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
 
 /// `windrow worker`.
 pub async fn worker(args: WorkerArgs) -> Result<()> {
-    let stop = shutdown()?;
+    let (stop, probes) = (shutdown()?, Probes::default());
+    probes.serve(args.http, &stop).await?;
     let log = unless_stopped(&stop, args.kafka.connect("windrow-worker")).await?;
     let meta = unless_stopped(&stop, args.etcd.connect()).await?;
     let store = unless_stopped(&stop, args.store.connect()).await?;
@@ -184,7 +199,12 @@ pub async fn worker(args: WorkerArgs) -> Result<()> {
         lease_ttl: Duration::from_secs(args.lease_seconds),
         grace: Duration::from_secs(args.grace_seconds),
     };
-    tracing::info!(id = %settings.id, slots = settings.slots, "worker ready");
+    // Ready is who is registered under a live lease.
+    let (registered, key) = (meta.clone(), keys::worker(&settings.id));
+    probes.ready_when(move || {
+        let (meta, key) = (registered.clone(), key.clone());
+        async move { meta.get(&key).await.is_ok_and(|found| found.is_some()) }.boxed()
+    });
     Ok(windrow_worker::run(Tools { log, store, clock, engine, scratch }, meta, settings, stop).await?)
 }
 

@@ -2,11 +2,14 @@
 //! connection is taken, open requests are answered, and what is open after a while is cut off unacknowledged.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::http::StatusCode;
+use axum::routing::get;
 use axum::serve::ListenerExt;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -122,6 +125,54 @@ async fn report(
             () = tokio::time::sleep(HEALTH_PAUSE) => {}
             () = stop.cancelled() => {}
         }
+    }
+}
+
+/// Whether a role is ready, asked anew for each probe.
+type Check = Box<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// `/healthz` and `/readyz` of a role that serves nothing else over HTTP. They answer from the start, so that a role that
+/// waits for its services is seen to live and to be not ready.
+#[derive(Clone, Default)]
+pub struct Probes {
+    check: Arc<OnceLock<Check>>,
+}
+
+impl Probes {
+    /// From now on the check decides. Before, the role is not ready.
+    pub fn ready_when(&self, check: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) {
+        // A second check would be a second start of one role; the first stays.
+        let _ = self.check.set(Box::new(check));
+    }
+
+    async fn is_ready(&self) -> bool {
+        match self.check.get() {
+            Some(check) => tokio::time::timeout(HEALTH_PATIENCE, check()).await.unwrap_or(false),
+            None => false,
+        }
+    }
+
+    /// Serves probes at an address until the role ends; nothing without an address.
+    pub async fn serve(&self, address: Option<SocketAddr>, stop: &CancellationToken) -> Result<()> {
+        let Some(address) = address else { return Ok(()) };
+        let (probes, token) = (self.clone(), stop.clone());
+        let ready = move || async move {
+            if !token.is_cancelled() && probes.is_ready().await {
+                (StatusCode::OK, "ready")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+            }
+        };
+        let router = axum::Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready));
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("listening on {address}"))?;
+        tracing::info!("probes listen: http://{}/readyz", listener.local_addr()?);
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "probes are not served any more");
+            }
+        });
+        Ok(())
     }
 }
 

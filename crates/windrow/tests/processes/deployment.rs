@@ -130,7 +130,11 @@ impl Deployment {
     }
 
     pub fn worker(&self) -> Process {
-        self.start(&["worker", "--slots", "2", "--lease-seconds", "3", "--memory-mib", "64"])
+        self.worker_with(&[])
+    }
+
+    pub fn worker_with(&self, more: &[&str]) -> Process {
+        self.start(&[&["worker", "--slots", "2", "--lease-seconds", "3", "--memory-mib", "64"], more].concat())
     }
 
     pub fn coordinator(&self, port: u16) -> Process {

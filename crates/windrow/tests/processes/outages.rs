@@ -52,11 +52,11 @@ async fn says(process: &mut Process, address: SocketAddr) {
 async fn roles_wait_for_services_that_are_away_and_lose_nothing() {
     let mut ways = Ways::new();
     let deployment = Deployment::new(ways.services());
-    let (server, gate) = (free_port(), free_port());
+    let (server, gate, probe) = (free_port(), free_port(), free_port());
     let (servers, gates) = ([server; 2], [gate; 2]);
     let mut coordinator = deployment.coordinator(server);
     let mut gateway = deployment.gateway(gate);
-    let mut worker = deployment.worker();
+    let mut worker = deployment.worker_with(&["--http", &format!("127.0.0.1:{probe}")]);
 
     // At the start: each names what it waits for, and nobody ends.
     for process in [&mut coordinator, &mut gateway, &mut worker] {
@@ -67,10 +67,12 @@ async fn roles_wait_for_services_that_are_away_and_lose_nothing() {
     says(&mut worker, ways.etcd.listen).await;
     ways.etcd.open().await;
     says(&mut worker, ways.s3.listen).await;
+    assert_eq!(deployment.readiness(probe).await, Some(503), "a worker that waits lives and is not ready");
     ways.s3.open().await;
     let file = deployment.job_file();
     deployment.run(&["apply", "-f", file.to_str().unwrap()], servers).await;
     until("the gateway is ready", || async { deployment.readiness(gate).await == Some(200) }).await;
+    until("the worker is ready", || async { deployment.readiness(probe).await == Some(200) }).await;
     let lines = |hour| Deployment::lines(hour, PER_HOUR);
     deployment.send(gates, 0, PER_HOUR).await;
 
