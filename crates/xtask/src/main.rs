@@ -139,7 +139,8 @@ fn verify() -> Result<()> {
 
 fn bench(args: &[String]) -> Result<()> {
     let cache = Cache::locate()?;
-    cargo(&["build", "--release", "-p", "windrow-bench"], &[])?;
+    // The benchmark starts roles as processes: `windrow` lies beside it.
+    cargo(&["build", "--release", "-p", "windrow-bench", "-p", "windrow"], &[])?;
     let _session = Session::start(&cache, &services::selected(false, false, false))?;
     let mut all_args = vec!["run", "--release", "-p", "windrow-bench", "--"];
     all_args.extend(args.iter().map(String::as_str));
