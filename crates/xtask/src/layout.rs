@@ -17,6 +17,8 @@ const OWNED: [(&str, &str); 5] = [
 ];
 const ROLES: [&str; 3] = ["windrow-gateway", "windrow-coordinator", "windrow-worker"];
 const ADAPTERS: [&str; 3] = ["windrow-kafka", "windrow-etcd", "windrow-embedded"];
+/// Names for crates that grow into everything.
+const VAGUE: [&str; 4] = ["common", "core", "util", "types"];
 const MAX_LINES: usize = 500;
 
 /// A crate's direct dependencies that are compiled into it (not those of its tests).
@@ -48,8 +50,10 @@ pub fn check() -> Result<()> {
 
 fn dependencies(crates: &Crates) -> Vec<String> {
     let mut wrong = Vec::new();
-    // A scratch crate that only lists dependencies is nobody's product.
-    for (name, dependencies) in crates.iter().filter(|(name, _)| *name != "anchor") {
+    for (name, dependencies) in crates {
+        if VAGUE.iter().any(|vague| name.trim_start_matches("windrow-") == *vague) {
+            wrong.push(format!("{name} says nothing about what is in it: name it after what it is for"));
+        }
         for (library, owner) in OWNED {
             if dependencies.contains(library) && name != owner {
                 wrong.push(format!("{name} depends on {library}: only {owner} may; go through its types"));
@@ -86,9 +90,6 @@ fn file_text(file: &Path, text: &str) -> Vec<String> {
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
-        if path.ends_with("crates/anchor") {
-            continue;
-        }
         if path.is_dir() {
             rust_files(&path, found)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -111,6 +112,11 @@ mod tests {
         assert_eq!(dependencies(&with("windrow-kafka", &["rdkafka"])), Vec::<String>::new());
         let wrong = dependencies(&with("windrow", &["rdkafka"]));
         assert!(wrong[0].contains("windrow depends on rdkafka: only windrow-kafka may"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_crate_is_named_after_what_it_is_for() {
+        assert_eq!(dependencies(&with("windrow-util", &[])).len(), 1);
     }
 
     #[test]
