@@ -116,9 +116,8 @@ pub struct SendArgs {
     /// Readings of one request.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     batch: u32,
-    /// Requests that wait for their answer at once. More than one is faster over slow connections, but one may overtake
-    /// another, and what it carries may be late.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Requests that wait for their answer at once.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     in_flight: u16,
     /// How to print the summary.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::cell::Kind;
 
 /// The least likeness (0 to 1) of a name that is offered instead of a wrong one.
-const LIKENESS: f64 = 0.6;
+const LIKENESS: f64 = 0.75;
 
 /// One value or tag of the readings.
 #[derive(Debug, Clone, PartialEq)]
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_value_may_have_another_name_than_its_column() {
         assert_eq!(fields(&wanted(&["co=CO(GT)", "T"])), [pair("zone", "zone"), pair("co", "CO(GT)"), pair("T", "T")]);
-        assert_eq!(names("co=CO(GT), \"a, b\"").unwrap(), ["co=CO(GT)", "a, b"]);
+        assert_eq!(names("co=CO(GT),\"a, b\"").unwrap(), ["co=CO(GT)", "a, b"]);
         assert!(names("a,,b").is_err());
     }
 

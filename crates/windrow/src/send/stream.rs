@@ -1,8 +1,7 @@
 //! To the gateway: requests one after the other over a stream, each held until it is answered.
 //!
-//! The log must have the rows in order of time, or windows close before all their rows are in. So a request that failed
-//! is sent again before those after it, and by default the next one is sent when the one before is answered: the gateway
-//! serves the requests of a stream side by side, and one may overtake another.
+//! The log must have the rows in order of time, or windows close before all their rows are in. The gateway keeps the order of
+//! a stream's requests in each partition; a request that failed is sent again before those that have no answer yet.
 
 use std::collections::VecDeque;
 use std::time::Duration;
