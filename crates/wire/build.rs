@@ -1,4 +1,4 @@
-//! Generates the messages and services of `proto/windrow/v1`.
+//! Generates the messages and services of `proto/windrow/v1`, and the ingest server over messages that are not decoded.
 
 fn main() -> std::io::Result<()> {
     let root = "../../proto";
@@ -8,5 +8,15 @@ fn main() -> std::io::Result<()> {
     tonic_prost_build::configure()
         .file_descriptor_set_path(out.join("windrow.bin"))
         .btree_map(".")
-        .compile_protos(&files, &[root.to_owned()])
+        .compile_protos(&files, &[root.to_owned()])?;
+    let raw = out.join("raw");
+    std::fs::create_dir_all(&raw)?;
+    let mut server = tonic_prost_build::configure()
+        .out_dir(raw)
+        .build_client(false)
+        .extern_path(".windrow.v1.PublishRequest", "crate::ingest::RawRequest");
+    for message in ["PublishResponse", "PublishStreamResponse", "Refusal", "Reading", "Field"] {
+        server = server.extern_path(format!(".windrow.v1.{message}"), format!("crate::v1::{message}"));
+    }
+    server.compile_protos(&files[1..2], &[root.to_owned()])
 }

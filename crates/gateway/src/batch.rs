@@ -154,10 +154,10 @@ impl NewRow<'_> {
         }
     }
 
-    /// The reading's text can't be read at all, whatever was found in it before.
-    pub fn malformed(&mut self, message: String) {
+    /// The reading can't be read at all, whatever was found in it before.
+    pub fn malformed(&mut self, reason: &'static str, message: String) {
         let index = self.batch.seen;
-        self.problem = Some(Refusal { index, field: String::new(), reason: "MALFORMED_JSON", message });
+        self.problem = Some(Refusal { index, field: String::new(), reason, message });
     }
 
     fn store(&mut self, text: &str) -> Span {

@@ -6,14 +6,16 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 use windrow_protocol::TopicName;
-use windrow_wire::block::{Reading, Value};
-use windrow_wire::v1::field;
-use windrow_wire::v1::ingest_service_server::{IngestService, IngestServiceServer};
-use windrow_wire::v1::{self, PublishRequest, PublishResponse, PublishStreamRequest, PublishStreamResponse};
+use windrow_wire::block::Reading;
+use windrow_wire::ingest::server::PublishStreamRequest;
+use windrow_wire::ingest::server::ingest_service_server::{IngestService, IngestServiceServer};
+use windrow_wire::ingest::{self, RawRequest};
+use windrow_wire::v1::{self, PublishResponse, PublishStreamResponse};
 
 use crate::{Answer, Batch, Gateway, MAX_READINGS, MAX_REQUEST_BYTES, PublishError, Receipt};
 
@@ -37,7 +39,7 @@ pub struct Ingest {
 
 #[tonic::async_trait]
 impl IngestService for Ingest {
-    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+    async fn publish(&self, request: Request<RawRequest>) -> Result<Response<PublishResponse>, Status> {
         let receipt = submit(&self.gateway, request.into_inner()).await?;
         Ok(Response::new(response(receipt.answer().await?)))
     }
@@ -71,7 +73,7 @@ impl IngestService for Ingest {
 }
 
 /// Puts a request's readings on their way.
-async fn submit(gateway: &Gateway, request: PublishRequest) -> Result<Receipt, Status> {
+async fn submit(gateway: &Gateway, request: RawRequest) -> Result<Receipt, Status> {
     let bytes = request.encoded_len();
     if bytes > MAX_REQUEST_BYTES {
         let limit = format!("a request has at most {MAX_REQUEST_BYTES} bytes; send the readings in several");
@@ -87,22 +89,18 @@ async fn submit(gateway: &Gateway, request: PublishRequest) -> Result<Receipt, S
     Ok(gateway.submit(&topic, batch, room).await?)
 }
 
-fn batch(readings: &[v1::Reading]) -> Batch {
+fn batch(readings: &[Bytes]) -> Batch {
     let mut batch = Batch::default();
-    let mut reused = Reading { device: "", time_us: 0, seq: None, fields: Vec::new() };
-    for reading in readings {
-        (reused.device, reused.time_us, reused.seq) = (&reading.device, reading.time_us, reading.seq);
-        reused.fields.clear();
-        reused.fields.extend(reading.fields.iter().filter_map(|field| {
-            let value = match field.value.as_ref()? {
-                field::Value::F64(value) => Value::F64(*value),
-                field::Value::I64(value) => Value::I64(*value),
-                field::Value::Flag(value) => Value::Bool(*value),
-                field::Value::Text(value) => Value::Text(value),
-            };
-            Some((field.name.as_str(), value))
-        }));
-        batch.push(&reused);
+    let mut reading = Reading { device: "", time_us: 0, seq: None, fields: Vec::new() };
+    for bytes in readings {
+        match ingest::read(bytes, &mut reading) {
+            Ok(()) => batch.push(&reading),
+            Err(error) => {
+                let mut row = batch.row();
+                row.malformed("MALFORMED_PROTOBUF", error.to_string());
+                row.finish();
+            }
+        }
     }
     batch
 }

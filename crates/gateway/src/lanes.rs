@@ -129,7 +129,11 @@ impl State {
         if self.open.as_ref().is_some_and(|block| !block.has_room_for(reading, limits)) {
             self.closed.extend(self.open.take());
         }
-        self.open.get_or_insert_with(|| OpenBlock::new(clock.elapsed())).push(reading, ticket);
+        let open = self.open.get_or_insert_with(|| OpenBlock::new(clock.elapsed()));
+        open.push(reading, ticket);
+        if open.is_full(limits) {
+            self.closed.extend(self.open.take());
+        }
     }
 
     fn next(&mut self, now: Duration, linger: Duration) -> Next {

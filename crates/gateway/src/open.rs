@@ -48,10 +48,15 @@ impl OpenBlock {
     pub fn has_room_for(&self, reading: &Reading<'_>, limits: &Limits) -> bool {
         let Some((first, last)) = self.builder.time_range_us() else { return true };
         let span = last.max(reading.time_us).saturating_sub(first.min(reading.time_us));
-        self.builder.rows() < limits.rows
+        !self.is_full(limits)
             && self.builder.bytes() + size(reading) <= limits.bytes
             && span <= limits.span.micros()
             && self.builder.accepts(reading)
+    }
+
+    /// Whether no reading would fit.
+    pub fn is_full(&self, limits: &Limits) -> bool {
+        self.builder.rows() >= limits.rows || self.builder.bytes() >= limits.bytes
     }
 
     pub fn push(&mut self, reading: &Reading<'_>, ticket: &Arc<Ticket>) {

@@ -1,115 +1,158 @@
-//! The HTTP door, over the embedded log: each kind of bad reading is refused by name while its neighbours are taken.
+//! The HTTP door: each kind of bad reading is refused by name while its neighbours are taken, and each kind of bad
+//! request is answered with what is wrong.
 
-use std::sync::Arc;
+mod support;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use tower::ServiceExt;
-use windrow_embedded::Database;
-use windrow_gateway::{Gateway, Settings, http};
-use windrow_ports::SystemClock;
+use support::{creating, doors};
+use windrow_gateway::Settings;
 use windrow_ports::log::{Log, NewTopic};
-use windrow_protocol::{PartitionId, TopicName};
-
-struct Door {
-    router: axum::Router,
-    db: Database,
-    _folder: tempfile::TempDir,
-}
-
-async fn door(create_partitions: Option<i32>) -> Door {
-    let folder = tempfile::tempdir().unwrap();
-    let db = Database::open(&folder.path().join("windrow.redb")).unwrap();
-    let settings = Settings { create_partitions, ..Settings::default() };
-    let gateway = Gateway::new(db.log(), Arc::new(SystemClock::default()), settings);
-    Door { router: http::router(gateway), db, _folder: folder }
-}
-
-impl Door {
-    async fn post(&self, path: &str, body: impl Into<Body>) -> (StatusCode, serde_json::Value) {
-        let request = Request::post(path).body(body.into()).unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let status = response.status();
-        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-        (status, serde_json::from_slice(&bytes).unwrap_or_default())
-    }
-
-    async fn records(&self, topic: &str) -> i64 {
-        let topic = TopicName::new(topic).unwrap();
-        let partitions = self.db.log().topic(&topic).await.unwrap().partitions;
-        let all: Vec<PartitionId> = (0..partitions).map(PartitionId).collect();
-        let bounds = self.db.log().bounds(&topic, &all).await.unwrap();
-        bounds.into_iter().map(|bounds| bounds.unwrap().high_watermark.0).sum()
-    }
-}
+use windrow_protocol::TopicName;
 
 const GOOD: &str = r#"{"device": "d", "time": "2015-09-01T00:00:00Z", "seq": 1, "values": {"speed": 1.5, "on": true}, "tags": {"zone": "a"}}"#;
 const PATH: &str = "/v1/topics/traffic/readings";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_an_array_and_lines_are_taken() {
-    let door = door(Some(3)).await;
-    for (body, n) in [(GOOD.to_owned(), 1), (format!("[{GOOD},{GOOD}]"), 2), (format!("{GOOD}\n{GOOD}\n\n{GOOD}\n"), 3)]
-    {
-        let (status, answer) = door.post(PATH, body).await;
-        assert_eq!(
-            (status, &answer["accepted"], &answer["refused"]),
-            (StatusCode::OK, &n.into(), &0.into()),
-            "{answer}"
-        );
+    let doors = doors(creating(3));
+    let pretty = GOOD.replace(", ", ",\n");
+    let (array, lines) = (format!("[{GOOD},{GOOD}]"), format!("{GOOD}\n{GOOD}\r\n\n{GOOD}\n"));
+    for (body, n) in [(GOOD, 1), (&array, 2), (&lines, 3), (&pretty, 1), ("[]", 0)] {
+        let (status, answer) = doors.post(PATH, body.to_owned()).await;
+        let counts = (&answer["accepted"], &answer["refused"]);
+        assert_eq!((status, counts), (StatusCode::OK, (&n.into(), &0.into())), "{answer}");
     }
-    assert_eq!(door.records("traffic").await, 3, "one block per request");
+}
+
+/// A bad reading, the field and the reason of its refusal.
+fn bad_readings() -> Vec<(String, &'static str, &'static str)> {
+    let long = "x".repeat(2 << 20);
+    let nested = "[".repeat(100_000);
+    let closed = nested.clone() + &"]".repeat(100_000);
+    let reading = |from: &str, to: &str| GOOD.replace(from, to);
+    vec![
+        (r#"{"device": "d""#.to_owned(), "", "MALFORMED_JSON"),
+        (reading("1.5", "NaN"), "", "MALFORMED_JSON"),
+        (reading("1.5", "1e999"), "", "MALFORMED_JSON"),
+        (reading("1.5", &nested), "", "MALFORMED_JSON"),
+        (reading("1.5", &closed), "values.speed", "WRONG_TYPE"),
+        (reading("\"seq\"", "\"sequence\""), "sequence", "UNKNOWN_FIELD"),
+        (reading("\"d\"", "7"), "device", "WRONG_TYPE"),
+        (reading("\"2015-09-01T00:00:00Z\"", "1441065600"), "time", "WRONG_TYPE"),
+        (reading("1.5", "[1]"), "values.speed", "WRONG_TYPE"),
+        (reading("\"a\"", "1"), "tags.zone", "WRONG_TYPE"),
+        (reading("{\"zone\": \"a\"}", "[]"), "tags", "WRONG_TYPE"),
+        (reading("\"seq\": 1", "\"seq\": 18446744073709551616"), "seq", "WRONG_TYPE"),
+        (reading("\"seq\": 1", "\"seq\": -1"), "seq", "WRONG_TYPE"),
+        (reading("2015", "2036"), "time", "TOO_FAR_AHEAD"),
+        (reading("2015-09-01T00", "yesterday"), "time", "INVALID_TIME"),
+        (reading("2015-09-01", "2015-02-29"), "time", "INVALID_TIME"),
+        (reading("\"d\"", "\"\""), "device", "INVALID_DEVICE"),
+        (reading("\"d\"", &format!("{:?}", "d".repeat(257))), "device", "INVALID_DEVICE"),
+        (reading("\"zone\"", "\"speed\""), "values.speed", "DUPLICATE_NAME"),
+        (reading("\"seq\": 1", "\"device\": \"e\""), "device", "DUPLICATE_NAME"),
+        (reading("\"speed\"", "\"\""), "values.", "INVALID_NAME"),
+        (r#"{"time": "2015-09-01T00:00:00Z"}"#.to_owned(), "device", "MISSING"),
+        (r#"{"device": "d"}"#.to_owned(), "time", "MISSING"),
+        ("7".to_owned(), "", "NOT_AN_OBJECT"),
+        (reading("1.5", &format!("\"{long}\"")), "values.speed", "TEXT_TOO_LONG"),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_bad_reading_is_refused_with_field_and_reason_and_its_neighbours_are_taken() {
-    let door = door(Some(1)).await;
-    let long =
-        format!(r#"{{"device": "d", "time": "2015-09-01T00:00:00Z", "values": {{"s": "{}"}}}}"#, "x".repeat(2 << 20));
-    let reading = |from: &str, to: &str| GOOD.replace(from, to);
-    for (bad, field, reason) in [
-        (r#"{"device": "d""#.to_owned(), "", "MALFORMED_JSON"),
-        (reading("1.5", "NaN"), "", "MALFORMED_JSON"),
-        (reading("\"seq\"", "\"sequence\""), "sequence", "UNKNOWN_FIELD"),
-        (reading("\"d\"", "7"), "device", "WRONG_TYPE"),
-        (reading("1.5", "[1]"), "values.speed", "WRONG_TYPE"),
-        (reading("2015", "2036"), "time", "TOO_FAR_AHEAD"),
-        (reading("2015-09-01T00", "yesterday"), "time", "INVALID_TIME"),
-        (reading("\"d\"", "\"\""), "device", "INVALID_DEVICE"),
-        (reading("\"zone\"", "\"speed\""), "values.speed", "DUPLICATE_NAME"),
-        (r#"{"time": "2015-09-01T00:00:00Z"}"#.to_owned(), "device", "MISSING"),
-        ("7".to_owned(), "", "NOT_AN_OBJECT"),
-        (long, "values.s", "TEXT_TOO_LONG"),
-    ] {
-        let (status, answer) = door.post(PATH, format!("{GOOD}\n{bad}\n{GOOD}")).await;
-        assert_eq!(
-            (status, &answer["accepted"], &answer["refused"]),
-            (StatusCode::OK, &2.into(), &1.into()),
-            "{reason}: {answer}"
-        );
-        let refusal = &answer["refusals"][0];
-        let found = (refusal["index"].as_u64(), refusal["field"].as_str(), refusal["reason"].as_str());
-        assert_eq!(found, (Some(1), Some(field), Some(reason)), "{refusal}");
+async fn each_bad_reading_is_refused_with_index_field_and_reason_and_its_neighbours_are_taken() {
+    let doors = doors(creating(1));
+    for (bad, field, reason) in bad_readings() {
+        let bodies = [("lines", format!("{GOOD}\n{bad}\n{GOOD}")), ("array", format!("[{GOOD},{bad},{GOOD}]"))];
+        for (shape, body) in bodies {
+            // What is never closed swallows the rest of an array, but not the lines after it.
+            if shape == "array" && reason == "MALFORMED_JSON" && !bad.ends_with('}') || bad.contains("[[[[") {
+                continue;
+            }
+            let (status, answer) = doors.post(PATH, body).await;
+            let counts = (status, &answer["accepted"], &answer["refused"]);
+            assert_eq!(counts, (StatusCode::OK, &2.into(), &1.into()), "{shape}, {reason}: {answer}");
+            let refusal = &answer["refusals"][0];
+            let found = (refusal["index"].as_u64(), refusal["field"].as_str(), refusal["reason"].as_str());
+            assert_eq!(found, (Some(1), Some(field), Some(reason)), "{shape}: {refusal}");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_is_not_utf_8_spoils_its_reading_alone() {
+    let doors = doors(creating(1));
+    for (before, between, after) in [("", "\n", ""), ("[", ",", "]")] {
+        let mut body = format!("{before}{GOOD}{between}{GOOD}{between}{GOOD}{after}").into_bytes();
+        let middle = before.len() + GOOD.len() + between.len();
+        let at = middle + GOOD.find("zone").unwrap();
+        body[at] = 0xff;
+        let (_, answer) = doors.post(PATH, body).await;
+        let refusal = &answer["refusals"][0];
+        assert_eq!((&answer["accepted"], &refusal["index"]), (&2.into(), &1.into()), "{answer}");
+        assert_eq!(refusal["reason"], "MALFORMED_JSON");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_array_that_breaks_off_counts_up_to_there() {
+    let doors = doors(creating(1));
+    let (_, answer) = doors.post(PATH, format!("[{GOOD},{GOOD},{{\"device\": \"d")).await;
+    assert_eq!((&answer["accepted"], &answer["refusals"][0]["index"]), (&2.into(), &2.into()), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_refusals_all_are_counted_and_the_first_hundred_told() {
+    let doors = doors(creating(1));
+    let lines: Vec<&str> = (0..500).map(|i| if i % 2 == 0 { "nonsense" } else { GOOD }).collect();
+    let (_, answer) = doors.post(PATH, lines.join("\n")).await;
+    assert_eq!((&answer["accepted"], &answer["refused"]), (&250.into(), &250.into()));
+    let refusals = answer["refusals"].as_array().unwrap();
+    assert_eq!((refusals.len(), &refusals[99]["index"]), (100, &198.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_the_limit_is_told_the_limit() {
+    let doors = doors(creating(1));
+    let large = " ".repeat((16 << 20) + 1);
+    let (status, answer) = doors.post(PATH, large.clone()).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(answer["error"].as_str().unwrap().contains("at most 16777216 bytes"), "{answer}");
+    // The same without a length in front.
+    let chunks = [Ok::<_, std::io::Error>(large)];
+    let (status, answer) = doors.post(PATH, Body::from_stream(futures::stream::iter(chunks))).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(answer["error"].as_str().unwrap().contains("at most 16777216 bytes"), "{answer}");
+    let (status, answer) = doors.post(PATH, "1\n".repeat(100_001)).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(answer["error"].as_str().unwrap().contains("at most 100000"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_can_not_be_served_says_why() {
+    let doors = doors(Settings::default());
+    for (path, body, status, part) in [
+        (PATH, GOOD, StatusCode::NOT_FOUND, "traffic does not exist"),
+        ("/v1/topics/a%20b/readings", GOOD, StatusCode::BAD_REQUEST, "topic name \"a b\" is not valid"),
+        (PATH, " \n", StatusCode::BAD_REQUEST, "the body is empty"),
+        ("/v1/topic/x", GOOD, StatusCode::NOT_FOUND, "/v1/topics/TOPIC/readings"),
+    ] {
+        let (found, answer) = doors.post(path, body).await;
+        assert_eq!(found, status, "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains(part), "{answer}");
+    }
+    let request = Request::get(PATH).body(Body::empty()).unwrap();
+    assert_eq!(doors.send(request).await.0, StatusCode::METHOD_NOT_ALLOWED);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readings_older_than_the_topic_keeps_are_refused() {
-    let door = door(None).await;
+    let doors = doors(Settings::default());
     let name = TopicName::new("traffic").unwrap();
     let topic =
         NewTopic { name, partitions: 1, replication: 1, retention_ms: Some(7 * 86_400_000), max_ahead_ms: None };
-    door.db.log().create_topic(&topic).await.unwrap();
-    let (_, answer) = door.post(PATH, GOOD).await;
+    doors.log.create_topic(&topic).await.unwrap();
+    let (_, answer) = doors.post(PATH, GOOD).await;
     assert_eq!(answer["refusals"][0]["reason"], "TOO_OLD", "{answer}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_not_there_is_named() {
-    let door = door(None).await;
-    let (status, answer) = door.post(PATH, GOOD).await;
-    assert_eq!(status, StatusCode::NOT_FOUND);
-    assert!(answer["error"].as_str().unwrap().contains("traffic does not exist"), "{answer}");
-    let (status, _) = door.post("/v1/topics/a%20b/readings", GOOD).await;
-    assert_eq!(status, StatusCode::BAD_REQUEST);
 }

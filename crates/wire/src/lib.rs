@@ -4,6 +4,7 @@
 
 pub mod block;
 pub mod convert;
+pub mod ingest;
 
 /// Generated from `proto/windrow/v1`.
 #[allow(clippy::all, clippy::too_many_lines, missing_docs, unreachable_pub)]

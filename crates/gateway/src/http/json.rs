@@ -12,6 +12,8 @@ use windrow_wire::block::Value;
 use super::{elements, time};
 use crate::batch::{Batch, NewRow, path};
 
+const MALFORMED: &str = "MALFORMED_JSON";
+
 /// The readings of a body: an object, an array of them, or one per line.
 pub fn parse(body: &[u8]) -> Batch {
     let body = body.trim_ascii();
@@ -44,7 +46,7 @@ fn element(text: &[u8]) -> serde_json::Result<Batch> {
 fn add(batch: &mut Batch, text: &[u8]) {
     let mut row = batch.row();
     if let Err(error) = whole(text, Reading(&mut row)) {
-        row.malformed(error.to_string());
+        row.malformed(MALFORMED, error.to_string());
     }
     row.finish();
 }
@@ -71,7 +73,7 @@ fn broken_array(body: &[u8]) -> Batch {
     }
     if !ends {
         let mut row = batch.row();
-        row.malformed("the array does not end with a bracket".to_owned());
+        row.malformed(MALFORMED, "the array does not end with a bracket".to_owned());
         row.finish();
     }
     batch
