@@ -79,9 +79,9 @@ async fn submit(gateway: &Gateway, request: RawRequest) -> Result<Receipt, Statu
         let limit = format!("a request has at most {MAX_REQUEST_BYTES} bytes; send the readings in several");
         return Err(Status::resource_exhausted(format!("{bytes} bytes; {limit}")));
     }
-    let count = request.readings.len();
-    if count > MAX_READINGS {
-        return Err(Status::invalid_argument(format!("{count} readings; a request has at most {MAX_READINGS}")));
+    if request.surplus > 0 {
+        let count = request.readings.len() + request.surplus;
+        return Err(Status::resource_exhausted(format!("{count} readings; a request has at most {MAX_READINGS}")));
     }
     let topic = TopicName::new(request.topic).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let room = gateway.room(bytes).await?;

@@ -215,3 +215,38 @@ impl Drop for Running {
         (state.open, state.closed) = (None, VecDeque::new());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use windrow_embedded::Database;
+    use windrow_ports::SystemClock;
+    use windrow_ports::log::NewTopic;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lane_vanishes_with_its_last_block_and_comes_back_with_the_next_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Database::open(&folder.path().join("windrow.redb")).unwrap().log();
+        let name = TopicName::new("traffic").unwrap();
+        let topic = NewTopic { name, partitions: 4, replication: 1, retention_ms: None, max_ahead_ms: None };
+        log.create_topic(&topic).await.unwrap();
+        let lanes = Lanes::new(log, Arc::new(SystemClock::default()), Limits::default());
+        let room = Arc::new(tokio::sync::Semaphore::new(1));
+        for round in 0..3 {
+            let mut batch = Batch::default();
+            for device in ["a", "b", "c", "d", "e"] {
+                batch.push(&Reading { device, time_us: 0, seq: Some(round), fields: vec![] });
+            }
+            let (ticket, outcome) = Ticket::new(room.clone().acquire_owned().await.unwrap());
+            lanes.put(&topic.name, 4, &batch, &[0, 1, 2, 3, 4], &Arc::new(ticket));
+            assert!(!lock(&lanes.lanes).is_empty());
+            outcome.of(5).await.unwrap();
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+            while !lock(&lanes.lanes).is_empty() {
+                assert!(tokio::time::Instant::now() < deadline, "lanes are left: {lanes:?}");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}

@@ -30,9 +30,8 @@ pub use partition::partition_of;
 pub use readiness::Readiness;
 pub use refusal::{MAX_REFUSALS, Refusal, Refusals};
 pub use windrow_wire::block::{Reading, Value};
+pub use windrow_wire::ingest::MAX_READINGS;
 
-/// The most readings of one request.
-pub const MAX_READINGS: usize = 100_000;
 /// The largest request in bytes.
 pub const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 

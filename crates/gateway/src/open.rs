@@ -10,6 +10,9 @@ use windrow_wire::block::{BlockBuilder, Reading, Value};
 
 use crate::ticket::Ticket;
 
+/// A block with more columns is full: readings of ever new names must not cost more than their bytes.
+const MAX_COLUMNS: usize = 1_000;
+
 /// When a block is closed.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -56,7 +59,9 @@ impl OpenBlock {
 
     /// Whether no reading would fit.
     pub fn is_full(&self, limits: &Limits) -> bool {
-        self.builder.rows() >= limits.rows || self.builder.bytes() >= limits.bytes
+        self.builder.rows() >= limits.rows
+            || self.builder.bytes() >= limits.bytes
+            || self.builder.columns() >= MAX_COLUMNS
     }
 
     pub fn push(&mut self, reading: &Reading<'_>, ticket: &Arc<Ticket>) {
@@ -80,4 +85,60 @@ fn size(reading: &Reading<'_>) -> usize {
     let text = |value: &Value<'_>| if let Value::Text(text) = value { text.len() } else { 0 };
     let fields: usize = reading.fields.iter().map(|(_, value)| 16 + text(value)).sum();
     24 + reading.device.len() + fields
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use windrow_wire::block::decode;
+
+    use super::*;
+
+    fn reading<'a>(time_us: i64, fields: Vec<(&'a str, Value<'a>)>) -> Reading<'a> {
+        Reading { device: "d", time_us, seq: None, fields }
+    }
+
+    fn block_of(readings: &[Reading<'_>]) -> OpenBlock {
+        let mut block = OpenBlock::new(Duration::ZERO);
+        readings.iter().for_each(|reading| block.builder.push(reading));
+        block
+    }
+
+    #[test]
+    fn a_block_ends_at_its_rows_bytes_span_and_at_a_change_of_type() {
+        let limits = Limits { rows: 3, bytes: 10_000, ..Limits::default() };
+        let text = "x".repeat(9_000);
+        let (number, long) =
+            (|us| reading(us, vec![("v", Value::F64(1.0))]), reading(0, vec![("t", Value::Text(&text))]));
+        let block = block_of(&[number(0), number(60_000_000)]);
+        assert!(block.has_room_for(&number(30_000_000), &limits));
+        assert!(!block.has_room_for(&number(60_000_001), &limits), "the span from the earliest reading");
+        assert!(!block.has_room_for(&number(-1), &limits), "the span to the latest reading");
+        assert!(!block.has_room_for(&reading(0, vec![("v", Value::I64(1))]), &limits), "another type");
+        assert!(!block_of(&[number(0), number(0), number(0)]).has_room_for(&number(0), &limits), "rows");
+        assert!(!block_of(&[long.clone()]).has_room_for(&long, &limits), "bytes");
+        assert!(block_of(&[]).has_room_for(&reading(i64::MIN, vec![]), &limits), "any reading may be the first");
+        assert!(!block_of(&[reading(i64::MIN, vec![])]).has_room_for(&reading(i64::MAX, vec![]), &limits));
+    }
+
+    #[test]
+    fn readings_of_ever_new_names_make_no_record_that_a_log_refuses() {
+        let names: Vec<String> = (0..20_000).map(|i| format!("n{i}")).collect();
+        let limits = Limits::default();
+        let mut block = OpenBlock::new(Duration::ZERO);
+        let mut left = names.chunks(20);
+        while !block.is_full(&limits) {
+            let fields = left.next().unwrap().iter().map(|name| (name.as_str(), Value::Bool(true))).collect();
+            block.builder.push(&reading(0, fields));
+        }
+        let (record, _) = block.close();
+        let columns: BTreeSet<_> =
+            decode(&record.payload).unwrap().columns.iter().map(|column| column.name.to_owned()).collect();
+        assert!(
+            columns.len() <= MAX_COLUMNS + 20 && record.payload.len() < 512 * 1024,
+            "{} bytes",
+            record.payload.len()
+        );
+    }
 }

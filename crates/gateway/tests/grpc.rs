@@ -59,7 +59,11 @@ async fn a_request_that_can_not_be_served_says_why() {
     for (request, code, part) in [
         (request("traffic", vec![good()]), Code::NotFound, "traffic does not exist"),
         (request("a b", vec![good()]), Code::InvalidArgument, "topic name \"a b\" is not valid"),
-        (request("traffic", vec![good(); 100_001]), Code::InvalidArgument, "at most 100000"),
+        (
+            request("traffic", vec![good(); 100_001]),
+            Code::ResourceExhausted,
+            "100001 readings; a request has at most 100000",
+        ),
         (request("traffic", vec![text(9 << 20); 2]), Code::ResourceExhausted, "at most 16777216 bytes"),
     ] {
         let status = client.publish(request).await.unwrap_err();

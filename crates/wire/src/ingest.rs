@@ -16,12 +16,18 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/raw/windrow.v1.rs"));
 }
 
+/// The most readings of one request.
+pub const MAX_READINGS: usize = 100_000;
+
 /// A `PublishRequest` whose readings are not decoded yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RawRequest {
     pub topic: String,
-    /// Each an encoded `Reading`; see [`read`].
+    /// Each an encoded `Reading`; see [`read`]. At most [`MAX_READINGS`], since an empty one is two bytes on the wire and
+    /// many more here.
     pub readings: Vec<Bytes>,
+    /// Readings beyond those, which are not kept.
+    pub surplus: usize,
 }
 
 impl prost::Message for RawRequest {
@@ -41,6 +47,10 @@ impl prost::Message for RawRequest {
     ) -> Result<(), DecodeError> {
         match tag {
             1 => encoding::string::merge(wire_type, &mut self.topic, buf, ctx),
+            2 if self.readings.len() == MAX_READINGS => {
+                self.surplus += 1;
+                encoding::skip_field(wire_type, tag, buf, ctx)
+            }
             2 => encoding::bytes::merge_repeated(wire_type, &mut self.readings, buf, ctx),
             _ => encoding::skip_field(wire_type, tag, buf, ctx),
         }

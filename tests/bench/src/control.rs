@@ -160,7 +160,8 @@ pub async fn batches(options: &Options) -> Result<Option<Line>> {
         // The last two minutes only show that those before are over.
         let windows = (options.batches / u64::from(SPREAD.unsigned_abs())).max(1);
         let control = Control::start(SPREAD, i64::try_from(windows)? + 2).await?;
-        let store = Store::open(&format!("file://{}", control.folder.path().join("store").display()), &S3Settings::default())?;
+        let store =
+            Store::open(&format!("file://{}", control.folder.path().join("store").display()), &S3Settings::default())?;
         tokio::spawn(worker(&control, store.clone())?);
         let began = Instant::now();
         control.apply().await?;
@@ -178,14 +179,19 @@ pub async fn batches(options: &Options) -> Result<Option<Line>> {
     }
     Ok(Some(Line {
         path: "batches",
-        what: format!("{count} batches without readings planned, assigned, committed; real etcd, local store, {SLOTS} slots"),
+        what: format!(
+            "{count} batches without readings planned, assigned, committed; real etcd, local store, {SLOTS} slots"
+        ),
         measured: format!("{:.0} /s", median(rates)),
         floor_and_goal: "500 -> 5,000 /s",
         roofline: String::new(),
     }))
 }
 
-fn worker(control: &Control, store: Store) -> Result<impl Future<Output = Result<(), windrow_worker::WorkerError>> + use<>> {
+fn worker(
+    control: &Control,
+    store: Store,
+) -> Result<impl Future<Output = Result<(), windrow_worker::WorkerError>> + use<>> {
     let scratch = control.folder.path().join("scratch");
     let engine = Engine::new(EngineSettings { memory_bytes: 256 << 20, scratch: scratch.clone() });
     let log: Arc<dyn Log> = control.db.log();

@@ -76,7 +76,8 @@ enum Path {
 
 /// A variable that `cargo xtask bench` sets.
 pub fn variable(name: &str) -> Result<String> {
-    std::env::var(name).with_context(|| format!("{name} is not set: `cargo xtask bench` starts the services and sets it"))
+    std::env::var(name)
+        .with_context(|| format!("{name} is not set: `cargo xtask bench` starts the services and sets it"))
 }
 
 #[tokio::main]

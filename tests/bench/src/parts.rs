@@ -95,7 +95,13 @@ async fn once(log: &dyn Log, backlog: &Backlog) -> Result<Parts> {
     rows.iter().try_for_each(|batch| writer.write(batch))?;
     writer.finish()?;
     let rows_parquet = (own_cpu() - cpu).as_secs_f64() / readings;
-    Ok(Parts { consume, decode, rows_sql: rows_sql / readings, rows_parquet, aggregates_sql: aggregates_sql / readings })
+    Ok(Parts {
+        consume,
+        decode,
+        rows_sql: rows_sql / readings,
+        rows_parquet,
+        aggregates_sql: aggregates_sql / readings,
+    })
 }
 
 /// What the worker would hand to SQL.

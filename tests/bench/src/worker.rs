@@ -89,7 +89,9 @@ pub async fn obey(order: Order) -> Result<Report> {
     let (cpu, began) = (own_cpu(), Instant::now());
     let batches = (0..fleet::PARTITIONS).map(|partition| {
         let (tools, assignment) = (tools.clone(), assignment(&order, partition));
-        async move { tokio::spawn(async move { attempt::run(&tools, &assignment?).await.map_err(anyhow::Error::from) }).await? }
+        async move {
+            tokio::spawn(async move { attempt::run(&tools, &assignment?).await.map_err(anyhow::Error::from) }).await?
+        }
     });
     let summaries: Vec<_> = stream::iter(batches).buffer_unordered(order.slots).try_collect().await?;
     Ok(Report {

@@ -109,7 +109,13 @@ impl BlockBuilder {
 
     /// Rough size of the encoded block so far.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        // A column that not every row has costs a bit of each row.
+        self.bytes + self.columns.len() * self.rows / 8
+    }
+
+    /// Columns so far.
+    pub fn columns(&self) -> usize {
+        self.columns.len()
     }
 
     /// Earliest and latest event time so far.
