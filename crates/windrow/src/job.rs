@@ -83,8 +83,18 @@ mod tests {
     const CONGESTION: &str = include_str!("../../../deploy/examples/congestion.yaml");
 
     #[tokio::test]
-    async fn the_example_is_valid() {
-        assert_eq!(check(&read(CONGESTION).unwrap()).await, []);
+    async fn every_example_is_valid_and_named_as_its_file() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
+        let mut names = vec![];
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let file = read(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            assert_eq!(check(&file).await, [], "{}", path.display());
+            assert_eq!(path.file_stem().unwrap().to_str(), Some(file.metadata.name.as_str()));
+            names.push(file.metadata.name.to_string());
+        }
+        names.sort();
+        assert_eq!(names, ["air-quality", "congestion", "detectors", "metro", "trips"]);
     }
 
     #[test]

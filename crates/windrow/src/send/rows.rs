@@ -158,3 +158,6 @@ impl Iterator for Merged<'_> {
         Some(Ok(row))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ impl Cluster {
     pub fn real() -> Self {
         let mut cluster = Self::new(true);
         let (grpc, http) = (format!("127.0.0.1:{}", cluster.gateway), format!("127.0.0.1:{}", free_port()));
-        cluster.start(&["gateway", "--grpc", &grpc, "--http", &http, "--create-topics", "4"]);
+        cluster.start(&["gateway", "--grpc", &grpc, "--http", &http, "--create-topics", "2"]);
         let grpc = format!("127.0.0.1:{}", cluster.coordinator);
         cluster.start(&["coordinator", "--grpc", &grpc]);
         for _ in 0..2 {

@@ -39,6 +39,11 @@ fn start(day: Date, zone: &TimeZone) -> Timestamp {
     day.to_zoned(zone.clone()).unwrap().timestamp()
 }
 
+/// The Monday of a day's week.
+fn monday(day: Date) -> Date {
+    day.checked_sub(i64::from(day.weekday().to_monday_zero_offset()).days()).unwrap()
+}
+
 fn compact(time: Timestamp) -> String {
     time.strftime("%Y%m%dT%H%M%SZ").to_string()
 }
@@ -72,7 +77,7 @@ fn sum(n: u64, sum: i64) -> String {
 pub fn detectors(files: &[PathBuf]) -> Expected {
     let chicago = zone("America/Chicago");
     let mut expected = Expected::default();
-    let mut by_day = BTreeMap::<(Date, String), (u64, i64, Option<f64>, Option<f64>)>::new();
+    let mut by_week = BTreeMap::<(Date, String), (u64, i64, Option<f64>, Option<f64>)>::new();
     for file in files {
         let device = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let mut seen = HashSet::new();
@@ -82,16 +87,16 @@ pub fn detectors(files: &[PathBuf]) -> Expected {
             let value: f64 = row[1].parse().unwrap();
             expected.rows += 1;
             expected.duplicate_times += u64::from(!seen.insert(time));
-            let of_day = by_day.entry((local(time, &chicago).date(), device.clone())).or_default();
-            *of_day = (of_day.0 + 1, of_day.1 + scaled(value, 100.0), least(of_day.2, value), most(of_day.3, value));
+            let of = by_week.entry((monday(local(time, &chicago).date()), device.clone())).or_default();
+            *of = (of.0 + 1, of.1 + scaled(value, 100.0), least(of.2, value), most(of.3, value));
         }
     }
-    let last = by_day.last_key_value().unwrap().0.0;
-    expected.until = start(last.tomorrow().unwrap(), &chicago).to_string();
-    for ((day, device), (n, hundredths, least, most)) in by_day {
+    let last = by_week.last_key_value().unwrap().0.0;
+    expected.until = start(last.checked_add(7.days()).unwrap(), &chicago).to_string();
+    for ((week, device), (n, hundredths, least, most)) in by_week {
         let mean = hundredths as f64 / 100.0 / n as f64;
         let row = [device, n.to_string(), hundredths.to_string(), float(least), float(most), float(Some(mean))];
-        expected.figures.entry(compact(start(day, &chicago))).or_default().push(row.to_vec());
+        expected.figures.entry(compact(start(week, &chicago))).or_default().push(row.to_vec());
     }
     expected
 }
@@ -158,7 +163,7 @@ pub fn metro(file: &Path) -> Expected {
     expected
 }
 
-/// Of one week.
+/// Of one month.
 #[derive(Default)]
 struct Air {
     n: u64,
@@ -174,7 +179,7 @@ struct Air {
 pub fn air(file: &Path) -> Expected {
     let rome = zone("Europe/Rome");
     let mut expected = Expected::default();
-    let (mut seen, mut by_week) = (HashSet::new(), BTreeMap::<Date, Air>::new());
+    let (mut seen, mut by_month) = (HashSet::new(), BTreeMap::<Date, Air>::new());
     for row in rows(file) {
         let (day, hour) = (&row[0], &row[1]);
         let part = |text: &str, range: std::ops::Range<usize>| text[range].parse::<i16>().unwrap();
@@ -182,9 +187,7 @@ pub fn air(file: &Path) -> Expected {
         let time = time.at(part(hour, 0..2) as i8, 0, 0, 0).to_zoned(rome.clone()).unwrap().timestamp();
         expected.rows += 1;
         expected.duplicate_times += u64::from(!seen.insert(time));
-        let of_day = local(time, &rome).date();
-        let monday = of_day.checked_sub(i64::from(of_day.weekday().to_monday_zero_offset()).days()).unwrap();
-        let of = by_week.entry(monday).or_default();
+        let of = by_month.entry(local(time, &rome).date().first_of_month()).or_default();
         of.n += 1;
         let mut cell = |at: usize| {
             let value: f64 = row[at].replace(',', ".").parse().unwrap();
@@ -207,9 +210,9 @@ pub fn air(file: &Path) -> Expected {
             of.most_rh = most(of.most_rh, rh);
         }
     }
-    let last = *by_week.last_key_value().unwrap().0;
-    expected.until = start(last.checked_add(7.days()).unwrap(), &rome).to_string();
-    for (monday, of) in by_week {
+    let last = *by_month.last_key_value().unwrap().0;
+    expected.until = start(last.checked_add(1.month()).unwrap(), &rome).to_string();
+    for (month, of) in by_month {
         let row = [
             of.n.to_string(),
             of.co.0.to_string(),
@@ -222,7 +225,7 @@ pub fn air(file: &Path) -> Expected {
             float(of.warmest),
             float(of.most_rh),
         ];
-        expected.figures.insert(compact(start(monday, &rome)), vec![row.to_vec()]);
+        expected.figures.insert(compact(start(month, &rome)), vec![row.to_vec()]);
     }
     expected
 }

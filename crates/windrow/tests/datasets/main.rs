@@ -28,6 +28,7 @@ async fn the_figures_are_those_of_plain_loops(cluster: Cluster) {
         assert_eq!(count("missingCells"), set.expected.missing_cells, "{report}");
         cluster.apply(set).await;
     }
+    println!("all is sent after {:.1} s", started.elapsed().as_secs_f64());
     for set in &sets {
         cluster.wait(set).await;
         let ledger = results::ledger(&cluster.store(), set.job).await;
@@ -45,9 +46,9 @@ async fn the_figures_are_those_of_plain_loops(cluster: Cluster) {
         for (window, rows) in &set.expected.figures {
             assert_eq!(&found[window], rows, "{} window {window}", set.job);
         }
-        println!("{}: {} rows, {} windows alike", set.job, set.expected.rows, found.len());
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{}: {} rows, {} windows alike, after {seconds:.1} s", set.job, set.expected.rows, found.len());
     }
-    println!("{} data sets in {:.1} s", sets.len(), started.elapsed().as_secs_f64());
 }
 
 #[tokio::test(flavor = "multi_thread")]
