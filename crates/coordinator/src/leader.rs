@@ -1,16 +1,17 @@
 //! Campaigning, and what a leader does over and over: dispatch batches whenever something changes, and look into the log
 //! once a tick, or at once again while there is a backlog to cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use windrow_ports::lease::HeldLease;
+use windrow_ports::log::TopicInfo;
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
 use windrow_ports::{LogError, MetaError};
-use windrow_protocol::JobName;
 use windrow_protocol::state::{JobRecord, LeaderRecord, keys};
+use windrow_protocol::{JobName, TopicName};
 
 use crate::mirror::Mirror;
 use crate::planner::{Planner, Silence, Write};
@@ -19,6 +20,9 @@ use crate::{Parts, Settings, TickError, dispatch, finishing};
 
 /// Transactions in flight at a time.
 const CONCURRENCY: usize = 4;
+
+/// How long what is known of a topic is taken for true. Workers check a topic's id again before they read.
+const TOPIC_TTL: Duration = Duration::from_secs(1);
 
 /// Runs until shutdown: campaigns, leads, and campaigns again when leadership is lost.
 pub async fn run(parts: Parts, settings: Settings, shutdown: CancellationToken) {
@@ -51,7 +55,8 @@ async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &Cancel
         return Ok(lease.revoke().await?);
     }
     tracing::info!(id = settings.id, "leading");
-    let mut leader = Leader { parts, settings, term: won.revision, silence: Silence::default() };
+    let mut leader =
+        Leader { parts, settings, term: won.revision, silence: Silence::default(), topics: HashMap::new() };
     let result = tokio::select! {
         () = lease.lost() => Err(TickError::NotLeading),
         () = shutdown.cancelled() => Ok(()),
@@ -68,6 +73,8 @@ struct Leader<'a> {
     /// Create revision of this leader's key: what all its writes compare.
     term: i64,
     silence: Silence,
+    /// What is known of topics, and since when.
+    topics: HashMap<TopicName, (Duration, TopicInfo)>,
 }
 
 impl Leader<'_> {
@@ -206,15 +213,29 @@ impl Leader<'_> {
         self.write(Write { when: vec![], then: vec![op] }).await.map(drop)
     }
 
+    async fn topic(&mut self, name: &TopicName) -> Result<Option<TopicInfo>, LogError> {
+        let now = self.parts.clock.elapsed();
+        if let Some((seen, topic)) = self.topics.get(name)
+            && now.saturating_sub(*seen) < TOPIC_TTL
+        {
+            return Ok(Some(topic.clone()));
+        }
+        self.topics.remove(name);
+        match self.parts.log.topic(name).await {
+            Ok(topic) => {
+                self.topics.insert(name.clone(), (now, topic.clone()));
+                Ok(Some(topic))
+            }
+            Err(LogError::NoTopic(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// One step of a job: cuts a window, or a run of empty ones, of each partition that has one to cut, and plans the
     /// last steps of windows. Whether there may be more to cut at once.
     async fn plan(&mut self, job: &JobRecord, mirror: &mut Mirror) -> Result<bool, TickError> {
-        let topic = match self.parts.log.topic(&job.spec.source.topic).await {
-            Ok(topic) => topic,
-            // The topic may come: the job waits for it.
-            Err(LogError::NoTopic(_)) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
+        // A topic that is not there may come: the job waits for it.
+        let Some(topic) = self.topic(&job.spec.source.topic).await? else { return Ok(false) };
         let cursors = mirror.view().cursors.get(&job.name).cloned().unwrap_or_default();
         let other = cursors.values().find(|cursor| cursor.value.topic_id != topic.id);
         let problem = other.map(|other| {
