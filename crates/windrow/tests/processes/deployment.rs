@@ -86,6 +86,9 @@ impl Drop for Process {
     }
 }
 
+/// The source of a job over what a gateway writes.
+pub const BLOCKS: &str = "source: {topic: TOPIC, values: {speed: f64}}";
+
 /// One fleet's topic, job and output, and the services over which its roles run.
 pub struct Deployment {
     services: Services,
@@ -220,14 +223,16 @@ impl Deployment {
         all
     }
 
-    pub fn job_file(&self) -> std::path::PathBuf {
+    /// A job over the topic, written as TOPIC in `source`.
+    pub fn job_file(&self, source: &str) -> PathBuf {
         let path = self.folder.path().join("job.yaml");
         let text = format!(
-            "apiVersion: windrow/v1\nkind: Job\nmetadata: {{name: {}}}\nspec:\n  source: {{topic: {}, values: {{speed: f64}}}}\n  \
+            "apiVersion: windrow/v1\nkind: Job\nmetadata: {{name: {}}}\nspec:\n  {}\n  \
              window: {{every: 1h}}\n  lateness: 10m\n  idleTimeout: 3s\n  \
              map: SELECT device, count(*) AS n, sum(speed) AS total FROM readings GROUP BY device\n  \
              reduce: SELECT sum(n) AS n, sum(total) AS total FROM parts\n",
-            self.job, self.topic
+            self.job,
+            source.replace("TOPIC", &self.topic)
         );
         std::fs::write(&path, text).unwrap();
         path

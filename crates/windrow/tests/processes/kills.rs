@@ -8,7 +8,7 @@ use std::time::Duration;
 use windrow_protocol::JobName;
 use windrow_protocol::paths;
 
-use crate::deployment::{DEVICES, Deployment, PER_HOUR, Services, free_port, until};
+use crate::deployment::{BLOCKS, DEVICES, Deployment, PER_HOUR, Services, free_port, until};
 
 const HOURS: u64 = 48;
 
@@ -55,7 +55,7 @@ async fn whoever_is_killed_every_acknowledged_reading_is_counted_once() {
     let mut coordinators = servers.map(|port| deployment.coordinator(port));
     let mut gateways = gates.map(|port| deployment.gateway(port));
     let mut workers = [(); 3].map(|()| deployment.worker());
-    let file = deployment.job_file();
+    let file = deployment.job_file(BLOCKS);
     deployment.run(&["apply", "-f", file.to_str().unwrap()], servers).await;
 
     let deployment = Arc::new(deployment);

@@ -2,6 +2,7 @@
 //! acknowledged reading is in exactly one window's result. `cargo xtask test` starts the services.
 
 mod deployment;
+mod foreign;
 mod kills;
 mod outages;
 mod proxy;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::deployment::{DEVICES, Deployment, PER_HOUR, Process, Services, free_port, until, variable};
+use crate::deployment::{BLOCKS, DEVICES, Deployment, PER_HOUR, Process, Services, free_port, until, variable};
 use crate::proxy::Proxy;
 
 fn address(text: &str) -> SocketAddr {
@@ -69,7 +69,7 @@ async fn roles_wait_for_services_that_are_away_and_lose_nothing() {
     says(&mut worker, ways.s3.listen).await;
     assert_eq!(deployment.readiness(probe).await, Some(503), "a worker that waits lives and is not ready");
     ways.s3.open().await;
-    let file = deployment.job_file();
+    let file = deployment.job_file(BLOCKS);
     deployment.run(&["apply", "-f", file.to_str().unwrap()], servers).await;
     until("the gateway is ready", || async { deployment.readiness(gate).await == Some(200) }).await;
     until("the worker is ready", || async { deployment.readiness(probe).await == Some(200) }).await;
