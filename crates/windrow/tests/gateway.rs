@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -50,9 +51,9 @@ impl Gateway {
 
     /// What gRPC's health service says of the ingest service; `None`: nothing yet.
     async fn health(&self) -> Option<ServingStatus> {
-        let mut client = HealthClient::connect(format!("http://127.0.0.1:{}", self.grpc)).await.ok()?;
+        let server = Channel::from_shared(format!("http://127.0.0.1:{}", self.grpc)).unwrap().connect().await.ok()?;
         let request = HealthCheckRequest { service: "windrow.v1.IngestService".to_owned() };
-        Some(client.check(request).await.ok()?.into_inner().status())
+        Some(HealthClient::new(server).check(request).await.ok()?.into_inner().status())
     }
 
     async fn ready(&self) -> Option<u16> {
