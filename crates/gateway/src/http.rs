@@ -23,7 +23,7 @@ use windrow_protocol::TopicName;
 
 use crate::{Answer, Gateway, MAX_READINGS, MAX_REQUEST_BYTES, PublishError, Readiness};
 
-pub use json::parse;
+use json::parse;
 
 /// How long a client may take to send a body: what it holds meanwhile is room that others wait for.
 const BODY_WITHIN: Duration = Duration::from_secs(30);

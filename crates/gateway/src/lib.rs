@@ -46,7 +46,7 @@ pub struct Settings {
     pub create_partitions: Option<i32>,
     /// Bytes of requests in flight, at least [`MAX_REQUEST_BYTES`]; more requests wait. Default 128 MiB.
     pub max_in_flight_bytes: usize,
-    /// How long a request may wait for the log before it is told to come again. Default 30 s.
+    /// How long a request may wait for room, and then for the log, before it is told to come again. Default 30 s each.
     pub answer_within: Duration,
 }
 

@@ -4,11 +4,15 @@ mod support;
 
 use std::time::Duration;
 
+use axum::http::uri::PathAndQuery;
+use bytes::Bytes;
+use prost::Message;
 use support::{Doors, PATIENCE, creating, doors};
-use tonic::Code;
+use tonic::{Code, Request};
 use windrow_gateway::Settings;
+use windrow_wire::ingest::RawRequest;
 use windrow_wire::v1::field::Value;
-use windrow_wire::v1::{Field, PublishRequest, PublishStreamRequest, Reading};
+use windrow_wire::v1::{Field, PublishRequest, PublishResponse, PublishStreamRequest, Reading};
 
 fn field(name: &str, value: Value) -> Field {
     Field { name: name.to_owned(), value: Some(value) }
@@ -83,6 +87,23 @@ async fn a_log_that_is_down_is_unavailable_and_the_message_says_what_to_do() {
         status.message().contains(support::CAUSE) && status.message().contains("send the request again"),
         "{status}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_reading_spoil_that_reading_alone() {
+    let doors = doors(creating(1));
+    let good = Bytes::from(good().encode_to_vec());
+    for bad in [&b"\x0a\x01\xff"[..], b"\x0a\x7f", b"\x08\x01", b"\xff"] {
+        let readings = vec![good.clone(), Bytes::from_static(bad), good.clone()];
+        let request = RawRequest { topic: "traffic".to_owned(), readings, surplus: 0 };
+        let mut client = tonic::client::Grpc::new(doors.channel().await);
+        client.ready().await.unwrap();
+        let path = PathAndQuery::from_static("/windrow.v1.IngestService/Publish");
+        let codec = tonic_prost::ProstCodec::<RawRequest, PublishResponse>::default();
+        let answer = client.unary(Request::new(request), path, codec).await.unwrap().into_inner();
+        let refusal = &answer.refusals[0];
+        assert_eq!((answer.accepted, refusal.index, refusal.reason.as_str()), (2, 1, "MALFORMED_PROTOBUF"), "{bad:?}");
+    }
 }
 
 /// Requests as a stream sends them, with as many readings as their number.

@@ -24,6 +24,8 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes of one gRPC stream, and of one connection, that may be under way: a request should not wait for the window.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Pause after which a silent gRPC connection is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Requests of one gRPC connection that are served at once; the others wait.
 const MAX_STREAMS: u32 = 128;
 
@@ -89,6 +91,7 @@ pub async fn grpc(
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE))
         .max_concurrent_streams(MAX_STREAMS)
         .concurrency_limit_per_connection(MAX_STREAMS as usize)
         .add_routes(routes.add_service(health).add_service(reflection))

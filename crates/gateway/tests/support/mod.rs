@@ -153,14 +153,18 @@ impl Doors {
         (status, said.as_str().unwrap_or_default().to_owned())
     }
 
-    /// A gRPC client of a server of its own.
     pub async fn client(&self) -> IngestServiceClient<Channel> {
+        IngestServiceClient::new(self.channel().await)
+    }
+
+    /// A connection to a gRPC server of its own.
+    pub async fn channel(&self) -> Channel {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = tonic::transport::Server::builder().add_service(grpc::service(self.gateway.clone()));
         tokio::spawn(server.serve_with_incoming(incoming));
-        IngestServiceClient::connect(format!("http://{address}")).await.unwrap()
+        Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
     }
 
     /// All records of a topic, by partition.
