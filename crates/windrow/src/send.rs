@@ -68,10 +68,10 @@ pub struct SendArgs {
     /// the first row if absent.
     #[arg(long, value_name = "FORMAT")]
     time_format: Option<Format>,
-    /// Time zone of times without an offset, e.g. Europe/Berlin. Of a time that the clock shows twice the first is taken,
+    /// Time zone of times without an offset, e.g. Europe/Berlin; UTC if absent. Of a time that the clock shows twice the first is taken,
     /// one that it never shows moves on by the jump; both are counted.
-    #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = zone)]
-    time_zone: TimeZone,
+    #[arg(long, value_name = "ZONE", value_parser = zone)]
+    time_zone: Option<TimeZone>,
     /// What unix times count from, e.g. the start of a recording whose times are seconds since then.
     #[arg(long, value_name = "TIME", default_value = "1970-01-01T00:00:00Z")]
     epoch: Timestamp,
@@ -177,7 +177,8 @@ impl SendArgs {
             device: self.device.clone(),
             seq: self.seq,
             time_format: self.time_format.clone(),
-            clock: Clock { zone: self.time_zone.clone(), epoch_us: self.epoch.micros() },
+            clock: Clock { zone: self.time_zone.clone().unwrap_or(TimeZone::UTC), epoch_us: self.epoch.micros() },
+            zone_is_given: self.time_zone.is_some(),
             reader: Reader { decimal_comma: self.decimal_comma, missing: self.missing.clone() },
             skip_bad: self.skip_bad,
         }

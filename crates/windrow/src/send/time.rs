@@ -56,7 +56,9 @@ impl std::str::FromStr for Format {
 /// What a local time was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Local {
-    /// One moment; or the time was none of a clock on the wall.
+    /// None: it came with an offset, or as a number.
+    No,
+    /// One moment.
     Plain,
     /// The clock showed it twice (the end of summer time): the first one is taken.
     Ambiguous,
@@ -76,7 +78,7 @@ impl Clock {
     /// The moment in microseconds since the Unix epoch. The error says what is wrong with the cell.
     pub fn read(&self, raw: &Raw, format: &Format) -> Result<(i64, Local), String> {
         match raw {
-            Raw::Instant(us) => Ok((*us, Local::Plain)),
+            Raw::Instant(us) => Ok((*us, Local::No)),
             Raw::Local(us) => {
                 let local = Timestamp::from_microsecond(*us).map_err(|error| error.to_string())?;
                 self.local(local.to_zoned(TimeZone::UTC).datetime())
@@ -99,7 +101,7 @@ impl Clock {
             Format::Unix(_) => self.number(text, format),
             Format::Iso => {
                 if let Ok(moment) = text.parse::<Timestamp>() {
-                    return Ok((moment.as_microsecond(), Local::Plain));
+                    return Ok((moment.as_microsecond(), Local::No));
                 }
                 let local = text.parse::<DateTime>().map_err(|_| format!("{text:?} is no ISO 8601 time"))?;
                 self.local(local)
@@ -108,7 +110,7 @@ impl Clock {
                 let wrong = |error: jiff::Error| format!("{text:?} does not fit {pattern:?}: {error}");
                 let parsed = BrokenDownTime::parse(pattern, text).map_err(wrong)?;
                 match parsed.to_timestamp() {
-                    Ok(moment) => Ok((moment.as_microsecond(), Local::Plain)),
+                    Ok(moment) => Ok((moment.as_microsecond(), Local::No)),
                     Err(_) => self.local(parsed.to_datetime().map_err(wrong)?),
                 }
             }
@@ -135,7 +137,7 @@ impl Clock {
         let us = whole.checked_mul(*unit_us).and_then(|us| us.checked_add(fraction_us.sum())).ok_or_else(wrong)?;
         let us = self.epoch_us.checked_add(sign * us).ok_or_else(wrong)?;
         Timestamp::from_microsecond(us).map_err(|_| format!("{text} is outside of the years that a calendar holds"))?;
-        Ok((us, Local::Plain))
+        Ok((us, Local::No))
     }
 
     fn local(&self, local: DateTime) -> Result<(i64, Local), String> {

@@ -131,7 +131,8 @@ fn numbers_of_another_country_and_markers_for_nothing_are_values_or_missing_neve
     assert_eq!(report["lastTime"], "2016-01-01T01:00:00Z");
     let numbers = files.write("b.csv", "t,v\n2015-01-01,1\n2015-01-02,2\n2015-01-03,NA\n");
     let (output, _) = check(&["--time-column", "t"], &[&numbers]);
-    assert!(said(&output).contains("v is sent as text because of \"NA\""), "{}", said(&output));
+    assert!(said(&output).contains("v is sent as text because of \"NA\" in row 3"), "{}", said(&output));
+    assert!(said(&output).contains("times without an offset are taken as UTC"), "{}", said(&output));
 }
 
 #[test]
