@@ -36,8 +36,9 @@ const REQUEST_BYTES: usize = 1024 * 1024;
 /// Chunks that are read ahead.
 const READ_AHEAD: usize = 4;
 
-/// Sends the rows of files as readings, in order of time. Several files are merged: the second would be late after the
-/// first.
+/// Send files as readings: CSV, NDJSON or Parquet, merged by time.
+///
+/// Several files are merged because the second would be late after the first; one that is not in order of time is sorted.
 ///
 /// All rows are checked before the first is sent. Ends with 0 only if the gateway accepted every row that was sent; rows
 /// left out by --skip-bad are counted but are no failure. A request that fails is sent again: sequence numbers make the

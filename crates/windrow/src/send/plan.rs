@@ -182,7 +182,7 @@ impl Scan<'_> {
         self.good += 1;
         self.is_sorted &= parsed.time_us >= self.last_us;
         self.last_us = self.last_us.max(parsed.time_us);
-        self.bytes += 64 + parsed.device.len() as u64 + 40 * read.len() as u64;
+        self.bytes += 160 + parsed.device.len() as u64 + 48 * read.len() as u64;
         for (seen, cell) in self.seen.iter_mut().zip(read) {
             if let cell::Cell::Text(text) = cell {
                 self.bytes += text.len() as u64;

@@ -151,7 +151,8 @@ impl Report {
             let RefusedRow { file, row, field, reason, message } = row;
             eprintln!("refused: {file}: row {row}, {field}: {message} [{reason}]");
         }
-        let more = (self.bad + self.refused) as usize - self.bad_rows.len() - self.refused_rows.len();
+        let shown = (self.bad_rows.len() + self.refused_rows.len()) as u64;
+        let more = (self.bad + self.refused).saturating_sub(shown);
         if more > 0 {
             eprintln!("and {more} more");
         }

@@ -160,6 +160,9 @@ impl Clock {
             Raw::Text(text) => text.trim().to_owned(),
             _ => return self.read(raw, &Format::Iso).map(|_| Format::Iso),
         };
+        if text.is_empty() {
+            return Err("there is no time".to_owned());
+        }
         let is_number = text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let digits = text.trim_start_matches('-').split('.').next().map_or(0, str::len);
         match digits {
@@ -258,6 +261,25 @@ mod tests {
         assert_eq!(read("2.5", 1_000), Ok(2_500));
         for wrong in ["", "1e3", "--1", "1.2.3", "99999999999999999999", "9999999999999999"] {
             assert!(read(wrong, 1_000_000).is_err(), "{wrong:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_in_a_cell_is_a_time_or_an_error(cell in ".{0,40}", format in "(unix|unix_ms|rfc3339|[%a-zA-Z:/. -]{0,12})") {
+            let clock = Clock { zone: TimeZone::get("America/Chicago").unwrap(), epoch_us: 1 };
+            let _ = clock.detect(&text(&cell));
+            if let Ok(format) = format.parse() {
+                let _ = clock.read(&text(&cell), &format);
+            }
+        }
+
+        #[test]
+        fn every_moment_is_read_as_it_is_written(us in -60_000_000_000_000_000i64..200_000_000_000_000_000) {
+            let written = Timestamp::from_microsecond(us).unwrap().to_string();
+            proptest::prop_assert_eq!(clock("UTC").read(&text(&written), &Format::Iso).unwrap(), (us, Local::No));
+            let decimal = format!("{}{}.{:06}", if us < 0 { "-" } else { "" }, us.abs() / 1_000_000, us.abs() % 1_000_000);
+            proptest::prop_assert_eq!(clock("UTC").read(&text(&decimal), &Format::Unix(1_000_000)).unwrap().0, us);
         }
     }
 }
