@@ -117,7 +117,8 @@ pub struct SendArgs {
     /// Readings of one request.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     batch: u32,
-    /// Requests that wait for their answer at once.
+    /// Requests that wait for their answer at once. With 1 nothing after a failed request is in the log before it; with more,
+    /// what is sent again may be late.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     in_flight: u16,
     /// How to print the summary.
