@@ -46,7 +46,6 @@ enum Command {
     Coordinator(roles::CoordinatorArgs),
     /// Run batches and commit their results. Any number may run.
     Worker(roles::WorkerArgs),
-    /// Send files as readings: CSV, NDJSON or Parquet, merged by time.
     Send(Box<send::SendArgs>),
     /// Create jobs from files, or change those that exist.
     Apply {
@@ -141,7 +140,9 @@ enum Command {
         kafka: KafkaArgs,
     },
     /// Print the completion script of a shell.
-    Completion { shell: clap_complete::Shell },
+    Completion {
+        shell: clap_complete::Shell,
+    },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

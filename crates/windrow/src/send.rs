@@ -36,8 +36,9 @@ const REQUEST_BYTES: usize = 1024 * 1024;
 /// Chunks that are read ahead.
 const READ_AHEAD: usize = 4;
 
-/// Sends the rows of files as readings, in order of time. Several files are merged: the second would be late after the
-/// first.
+/// Send files as readings: CSV, NDJSON or Parquet, merged by time.
+///
+/// Several files are merged because the second would be late after the first; one that is not in order of time is sorted.
 ///
 /// All rows are checked before the first is sent. Ends with 0 only if the gateway accepted every row that was sent; rows
 /// left out by --skip-bad are counted but are no failure. A request that fails is sent again: sequence numbers make the
@@ -68,10 +69,10 @@ pub struct SendArgs {
     /// the first row if absent.
     #[arg(long, value_name = "FORMAT")]
     time_format: Option<Format>,
-    /// Time zone of times without an offset, e.g. Europe/Berlin. Of a time that the clock shows twice the first is taken,
+    /// Time zone of times without an offset, e.g. Europe/Berlin; UTC if absent. Of a time that the clock shows twice the first is taken,
     /// one that it never shows moves on by the jump; both are counted.
-    #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = zone)]
-    time_zone: TimeZone,
+    #[arg(long, value_name = "ZONE", value_parser = zone)]
+    time_zone: Option<TimeZone>,
     /// What unix times count from, e.g. the start of a recording whose times are seconds since then.
     #[arg(long, value_name = "TIME", default_value = "1970-01-01T00:00:00Z")]
     epoch: Timestamp,
@@ -116,7 +117,8 @@ pub struct SendArgs {
     /// Readings of one request.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     batch: u32,
-    /// Requests that wait for their answer at once.
+    /// Requests that wait for their answer at once. With 1 nothing after a failed request is in the log before it; with more,
+    /// what is sent again may be late.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     in_flight: u16,
     /// How to print the summary.
@@ -177,7 +179,8 @@ impl SendArgs {
             device: self.device.clone(),
             seq: self.seq,
             time_format: self.time_format.clone(),
-            clock: Clock { zone: self.time_zone.clone(), epoch_us: self.epoch.micros() },
+            clock: Clock { zone: self.time_zone.clone().unwrap_or(TimeZone::UTC), epoch_us: self.epoch.micros() },
+            zone_is_given: self.time_zone.is_some(),
             reader: Reader { decimal_comma: self.decimal_comma, missing: self.missing.clone() },
             skip_bad: self.skip_bad,
         }

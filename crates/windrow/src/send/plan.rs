@@ -33,6 +33,8 @@ pub struct Rules {
     pub seq: Seq,
     pub time_format: Option<Format>,
     pub clock: Clock,
+    /// Whether the user named the zone.
+    pub zone_is_given: bool,
     pub reader: Reader,
     /// Leave rows out that can't be read.
     pub skip_bad: bool,
@@ -180,12 +182,12 @@ impl Scan<'_> {
         self.good += 1;
         self.is_sorted &= parsed.time_us >= self.last_us;
         self.last_us = self.last_us.max(parsed.time_us);
-        self.bytes += 64 + parsed.device.len() as u64 + 40 * read.len() as u64;
+        self.bytes += 160 + parsed.device.len() as u64 + 48 * read.len() as u64;
         for (seen, cell) in self.seen.iter_mut().zip(read) {
             if let cell::Cell::Text(text) = cell {
                 self.bytes += text.len() as u64;
             }
-            seen.note(cell, || format!("{}:{}", self.input.name, record.row));
+            seen.note(cell, || format!("row {} of {}", record.row, self.input.name));
         }
     }
 }
@@ -255,6 +257,9 @@ pub fn scan(
         mapping.fields.iter().zip(&seen).map(|(field, seen)| field.kind.or_else(|| seen.kind())).collect();
     report.columns(&mapping, &kinds, &seen);
     let plan = Plan { rules, mapping, kinds, files, rows };
+    if report.local_times > 0 && !plan.rules.zone_is_given {
+        report.hint("times without an offset are taken as UTC; if they are not, add e.g. --time-zone Europe/Berlin");
+    }
     plan.hints(&seen).iter().take(MAX_SHOWN).for_each(|hint| report.hint(hint));
     Ok(plan)
 }
@@ -267,7 +272,7 @@ impl Plan {
             let (name, column) = (&field.name, &self.mapping.columns[field.at]);
             match &seen.first_text {
                 Some((place, text)) if field.kind.is_none() && seen.is_spoiled() => hints.push(format!(
-                    "{name} is sent as text because of {text:?} at {place}: if that means \"no value\", add --missing {text:?}"
+                    "{name} is sent as text because of {text:?} in {place}: if that means \"no value\", add --missing {text:?}"
                 )),
                 _ if seen.kind().is_none() && self.rows > 0 => hints.push(format!("column {column:?} has no values")),
                 _ => {}

@@ -75,6 +75,8 @@ pub struct Report {
     refused_rows: Vec<RefusedRow>,
     /// Cells without a value.
     missing_cells: u64,
+    /// Times without an offset; those that the clock showed twice, and never.
+    pub local_times: u64,
     ambiguous_times: u64,
     skipped_times: u64,
     /// Rows with the device and the time of a row before them.
@@ -97,8 +99,9 @@ impl Report {
     pub fn time(&mut self, us: i64, local: Local) {
         let (first, last) = self.span_us.unwrap_or((us, us));
         self.span_us = Some((first.min(us), last.max(us)));
+        self.local_times += u64::from(local != Local::No);
         match local {
-            Local::Plain => {}
+            Local::No | Local::Plain => {}
             Local::Ambiguous => self.ambiguous_times += 1,
             Local::Skipped => self.skipped_times += 1,
         }
@@ -148,7 +151,8 @@ impl Report {
             let RefusedRow { file, row, field, reason, message } = row;
             eprintln!("refused: {file}: row {row}, {field}: {message} [{reason}]");
         }
-        let more = (self.bad + self.refused) as usize - self.bad_rows.len() - self.refused_rows.len();
+        let shown = (self.bad_rows.len() + self.refused_rows.len()) as u64;
+        let more = (self.bad + self.refused).saturating_sub(shown);
         if more > 0 {
             eprintln!("and {more} more");
         }

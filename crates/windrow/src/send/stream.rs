@@ -49,7 +49,12 @@ enum Ended {
 impl From<Status> for Ended {
     fn from(status: Status) -> Self {
         match status.code() {
-            Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::OutOfRange => {
+            // Exhausted: a request has one reading at least, and this one is too large.
+            Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::NotFound
+            | Code::OutOfRange
+            | Code::ResourceExhausted => {
                 Self::Broken(anyhow::anyhow!("the gateway refused the request: {}", status.message()))
             }
             Code::Unauthenticated | Code::PermissionDenied => {

@@ -56,7 +56,9 @@ impl std::str::FromStr for Format {
 /// What a local time was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Local {
-    /// One moment; or the time was none of a clock on the wall.
+    /// None: it came with an offset, or as a number.
+    No,
+    /// One moment.
     Plain,
     /// The clock showed it twice (the end of summer time): the first one is taken.
     Ambiguous,
@@ -76,7 +78,7 @@ impl Clock {
     /// The moment in microseconds since the Unix epoch. The error says what is wrong with the cell.
     pub fn read(&self, raw: &Raw, format: &Format) -> Result<(i64, Local), String> {
         match raw {
-            Raw::Instant(us) => Ok((*us, Local::Plain)),
+            Raw::Instant(us) => Ok((*us, Local::No)),
             Raw::Local(us) => {
                 let local = Timestamp::from_microsecond(*us).map_err(|error| error.to_string())?;
                 self.local(local.to_zoned(TimeZone::UTC).datetime())
@@ -99,7 +101,7 @@ impl Clock {
             Format::Unix(_) => self.number(text, format),
             Format::Iso => {
                 if let Ok(moment) = text.parse::<Timestamp>() {
-                    return Ok((moment.as_microsecond(), Local::Plain));
+                    return Ok((moment.as_microsecond(), Local::No));
                 }
                 let local = text.parse::<DateTime>().map_err(|_| format!("{text:?} is no ISO 8601 time"))?;
                 self.local(local)
@@ -108,7 +110,7 @@ impl Clock {
                 let wrong = |error: jiff::Error| format!("{text:?} does not fit {pattern:?}: {error}");
                 let parsed = BrokenDownTime::parse(pattern, text).map_err(wrong)?;
                 match parsed.to_timestamp() {
-                    Ok(moment) => Ok((moment.as_microsecond(), Local::Plain)),
+                    Ok(moment) => Ok((moment.as_microsecond(), Local::No)),
                     Err(_) => self.local(parsed.to_datetime().map_err(wrong)?),
                 }
             }
@@ -135,7 +137,7 @@ impl Clock {
         let us = whole.checked_mul(*unit_us).and_then(|us| us.checked_add(fraction_us.sum())).ok_or_else(wrong)?;
         let us = self.epoch_us.checked_add(sign * us).ok_or_else(wrong)?;
         Timestamp::from_microsecond(us).map_err(|_| format!("{text} is outside of the years that a calendar holds"))?;
-        Ok((us, Local::Plain))
+        Ok((us, Local::No))
     }
 
     fn local(&self, local: DateTime) -> Result<(i64, Local), String> {
@@ -158,6 +160,9 @@ impl Clock {
             Raw::Text(text) => text.trim().to_owned(),
             _ => return self.read(raw, &Format::Iso).map(|_| Format::Iso),
         };
+        if text.is_empty() {
+            return Err("there is no time".to_owned());
+        }
         let is_number = text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let digits = text.trim_start_matches('-').split('.').next().map_or(0, str::len);
         match digits {
@@ -256,6 +261,25 @@ mod tests {
         assert_eq!(read("2.5", 1_000), Ok(2_500));
         for wrong in ["", "1e3", "--1", "1.2.3", "99999999999999999999", "9999999999999999"] {
             assert!(read(wrong, 1_000_000).is_err(), "{wrong:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_in_a_cell_is_a_time_or_an_error(cell in ".{0,40}", format in "(unix|unix_ms|rfc3339|[%a-zA-Z:/. -]{0,12})") {
+            let clock = Clock { zone: TimeZone::get("America/Chicago").unwrap(), epoch_us: 1 };
+            let _ = clock.detect(&text(&cell));
+            if let Ok(format) = format.parse() {
+                let _ = clock.read(&text(&cell), &format);
+            }
+        }
+
+        #[test]
+        fn every_moment_is_read_as_it_is_written(us in -60_000_000_000_000_000i64..200_000_000_000_000_000) {
+            let written = Timestamp::from_microsecond(us).unwrap().to_string();
+            proptest::prop_assert_eq!(clock("UTC").read(&text(&written), &Format::Iso).unwrap(), (us, Local::No));
+            let decimal = format!("{}{}.{:06}", if us < 0 { "-" } else { "" }, us.abs() / 1_000_000, us.abs() % 1_000_000);
+            proptest::prop_assert_eq!(clock("UTC").read(&text(&decimal), &Format::Unix(1_000_000)).unwrap().0, us);
         }
     }
 }

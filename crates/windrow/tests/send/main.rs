@@ -131,7 +131,8 @@ fn numbers_of_another_country_and_markers_for_nothing_are_values_or_missing_neve
     assert_eq!(report["lastTime"], "2016-01-01T01:00:00Z");
     let numbers = files.write("b.csv", "t,v\n2015-01-01,1\n2015-01-02,2\n2015-01-03,NA\n");
     let (output, _) = check(&["--time-column", "t"], &[&numbers]);
-    assert!(said(&output).contains("v is sent as text because of \"NA\""), "{}", said(&output));
+    assert!(said(&output).contains("v is sent as text because of \"NA\" in row 3"), "{}", said(&output));
+    assert!(said(&output).contains("times without an offset are taken as UTC"), "{}", said(&output));
 }
 
 #[test]
@@ -220,4 +221,36 @@ async fn a_gateway_that_is_killed_and_comes_back_costs_a_repeat_not_a_row() {
     assert!(output.status.success(), "{}", std::fs::read_to_string(&stderr).unwrap());
     assert_eq!((&report["sent"], &report["accepted"]), (&ROWS.into(), &ROWS.into()));
     assert!(report["retries"].as_u64().unwrap() > 0, "{report}");
+
+    // The repeat is found by its sequence numbers: a job counts each row once.
+    let job = "apiVersion: windrow/v1\nkind: Job\nmetadata: {name: once}\nspec:\n  source: {topic: t, values: {v: i64}}\n  \
+               window: {every: day}\n  lateness: 10m\n  idleTimeout: 1s\n  map: SELECT count(*) AS n FROM readings\n";
+    let job = files.write("once.yaml", job);
+    let server = format!("http://127.0.0.1:{port}");
+    let last = ["wait", "once", "--until", "2015-01-08T00:00:00Z"];
+    for args in [&["apply", "-f", job.to_str().unwrap()][..], &last] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_windrow"));
+        let output = command.args(args).env("WINDROW_SERVER", &server).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", said(&output));
+    }
+    let (kept, others) = counted(&data.join("store/once/_commits"));
+    assert_eq!(kept, u64::from(ROWS));
+    assert!(others <= 4 * 10, "no more than the requests in flight are repeated: {others}");
+}
+
+/// Readings that a job's markers say were kept, and repeats and late ones.
+fn counted(commits: &Path) -> (u64, u64) {
+    let (mut kept, mut others) = (0, 0);
+    for window in std::fs::read_dir(commits).unwrap() {
+        for marker in std::fs::read_dir(window.unwrap().path()).unwrap().map(|entry| entry.unwrap().path()) {
+            if marker.file_name().unwrap().to_str().unwrap().starts_with("_complete") {
+                continue;
+            }
+            let marker: Value = serde_json::from_slice(&std::fs::read(marker).unwrap()).unwrap();
+            let count = |field: &str| marker["ledger"][field].as_u64().unwrap();
+            kept += count("kept");
+            others += count("duplicate") + count("late");
+        }
+    }
+    (kept, others)
 }

@@ -17,6 +17,7 @@ fn rules() -> Rules {
         seq: Seq::Row,
         time_format: None,
         clock: Clock { zone: jiff::tz::TimeZone::UTC, epoch_us: 0 },
+        zone_is_given: true,
         reader: Reader::default(),
         skip_bad: false,
     }
