@@ -1,15 +1,21 @@
 //! The gRPC API. Every replica serves it: it reads and writes the metadata store, never the leader's memory.
 
 mod checks;
+mod cluster;
 mod jobs;
+mod partitions;
+mod topic;
 mod windows;
 
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use windrow_ports::MetaError;
 use windrow_protocol::state::{JobRecord, keys};
 use windrow_protocol::{JobName, Timestamp};
+use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1;
+use windrow_wire::v1::cluster_service_server::ClusterServiceServer;
 use windrow_wire::v1::job_service_server::JobServiceServer;
 use windrow_wire::v1::window_service_server::WindowServiceServer;
 use windrow_wire::v1::worker_service_server::WorkerServiceServer;
@@ -21,11 +27,13 @@ use crate::{Parts, view};
 const MAX_PAGE: usize = 1_000;
 const DEFAULT_PAGE: usize = 100;
 
-/// All services of the coordinator.
-pub fn services(parts: Parts) -> Routes {
-    let api = Api { parts };
+/// All services of the coordinator. `cluster` is what clients are told of it; streams end when `stop` is cancelled, since
+/// a server that shuts down waits for them.
+pub fn services(parts: Parts, cluster: v1::Cluster, stop: CancellationToken) -> Routes {
+    let api = Api { parts, cluster, stop };
     Routes::new(JobServiceServer::new(api.clone()))
         .add_service(WindowServiceServer::new(api.clone()))
+        .add_service(ClusterServiceServer::new(api.clone()))
         .add_service(WorkerServiceServer::new(api))
 }
 
@@ -33,6 +41,8 @@ pub fn services(parts: Parts) -> Routes {
 #[derive(Debug, Clone)]
 struct Api {
     parts: Parts,
+    cluster: v1::Cluster,
+    stop: CancellationToken,
 }
 
 impl Api {
@@ -44,12 +54,12 @@ impl Api {
     async fn job(&self, name: &JobName) -> Result<Versioned<JobRecord>, Status> {
         let item = self.parts.meta.get(&keys::job(name)).await.map_err(meta)?;
         let Some(item) = item else {
-            return Err(Status::not_found(format!(
-                "job {name} does not exist; `windrow get jobs` lists those that do"
-            )));
+            let message = format!("job {name} does not exist; `windrow get jobs` lists those that do");
+            return Err(error(Code::NotFound, "NO_SUCH_JOB", message));
         };
-        let value = serde_json::from_slice(&item.value)
-            .map_err(|error| Status::data_loss(format!("the record of job {name} can't be read: {error}")))?;
+        let value = serde_json::from_slice(&item.value).map_err(|cause| {
+            error(Code::DataLoss, "UNREADABLE_RECORD", format!("the record of job {name} can't be read: {cause}"))
+        })?;
         Ok(Versioned { value, revision: item.mod_revision })
     }
 
@@ -71,26 +81,28 @@ impl Api {
     }
 }
 
-/// `jobs/{job}`.
-fn job_name(name: &str) -> Result<JobName, Status> {
-    let short = name
-        .strip_prefix("jobs/")
-        .ok_or_else(|| Status::invalid_argument(format!("name: {name:?} is not of the form jobs/NAME")))?;
-    JobName::new(short).map_err(|error| Status::invalid_argument(format!("name: {error}")))
+/// `jobs/{job}`, given in a request's field.
+fn job_name(field: &str, name: &str) -> Result<JobName, Status> {
+    let bad = |message: String| invalid_field(field, "INVALID_NAME", message);
+    let short = name.strip_prefix("jobs/").ok_or_else(|| bad(format!("{name:?} is not of the form jobs/NAME")))?;
+    JobName::new(short).map_err(|error| bad(error.to_string()))
 }
 
 /// What a metadata error means to a client.
-fn meta(error: MetaError) -> Status {
-    let code = match error {
-        MetaError::Unavailable(_) => Code::Unavailable,
-        _ => Code::Internal,
-    };
-    Status::new(code, error.to_string())
+fn meta(cause: MetaError) -> Status {
+    match cause {
+        MetaError::Unavailable(_) => error(Code::Unavailable, "METADATA_UNAVAILABLE", cause.to_string()),
+        _ => error(Code::Internal, "METADATA_REFUSED", cause.to_string()),
+    }
 }
 
 /// A page of items by their keys; the token is the last key of the page before.
-fn page<T>(items: Vec<(String, T)>, size: i32, token: &str) -> (Vec<T>, String) {
-    let size = if size <= 0 { DEFAULT_PAGE } else { (size as usize).min(MAX_PAGE) };
+fn page<T>(items: Vec<(String, T)>, size: i32, token: &str) -> Result<(Vec<T>, String), Status> {
+    let size = match usize::try_from(size) {
+        Ok(0) => DEFAULT_PAGE,
+        Ok(size) => size.min(MAX_PAGE),
+        Err(_) => return Err(invalid_field("page_size", "OUT_OF_RANGE", "page_size can't be negative")),
+    };
     let mut rest = items.into_iter().filter(|(key, _)| key.as_str() > token).peekable();
     let (mut page, mut last) = (Vec::new(), String::new());
     while page.len() < size {
@@ -99,7 +111,7 @@ fn page<T>(items: Vec<(String, T)>, size: i32, token: &str) -> (Vec<T>, String) 
         last = key;
     }
     let more = rest.peek().is_some();
-    (page, if more { last } else { String::new() })
+    Ok((page, if more { last } else { String::new() }))
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {

@@ -10,7 +10,9 @@ use crate::window::Every;
 use crate::{JobName, TopicName, WindowSpec};
 
 mod check;
+mod meant;
 pub use check::{Limits, Violation};
+pub use meant::closest;
 
 /// `apiVersion` of job files.
 pub const API_VERSION: &str = "windrow/v1";

@@ -12,6 +12,7 @@ use windrow_etcd::{EtcdSettings, EtcdStore};
 use windrow_kafka::{KafkaLog, KafkaSettings};
 use windrow_ports::{Log, LogError, MetaStore};
 use windrow_storage::{S3Settings, Store};
+use windrow_wire::v1;
 
 /// Longest pause between two tries to reach a part.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -30,6 +31,33 @@ pub struct KafkaArgs {
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// The log, for a command that may ask it itself.
+#[derive(Debug, Clone, clap::Args)]
+pub struct KafkaFrom {
+    /// Kafka bootstrap servers, to ask the log itself instead of the coordinator.
+    #[arg(long = "kafka", env = "WINDROW_KAFKA")]
+    brokers: Option<String>,
+    /// More librdkafka settings, e.g. `security.protocol=sasl_plaintext`. May be repeated.
+    #[arg(long = "kafka-config", value_name = "KEY=VALUE", value_parser = pair)]
+    config: Vec<(String, String)>,
+}
+
+impl KafkaFrom {
+    /// Connects if an address was given; somebody waits for the answer, so it tries once.
+    pub async fn reach(&self, client_id: &str) -> Result<Option<Arc<dyn Log>>> {
+        let Some(brokers) = &self.brokers else { return Ok(None) };
+        let settings = settings(brokers, &self.config, client_id);
+        Ok(Some(Arc::new(KafkaLog::connect(settings).await?)))
+    }
+}
+
+fn settings(brokers: &str, config: &[(String, String)], client_id: &str) -> KafkaSettings {
+    let mut settings = KafkaSettings::new(brokers);
+    settings.client_id = client_id.to_owned();
+    settings.more = config.to_vec();
+    settings
 }
 
 /// The metadata store.
@@ -76,10 +104,7 @@ async fn patiently<T, E: Display, F: Future<Output = Result<T, E>>>(
 
 impl KafkaArgs {
     fn settings(&self, client_id: &str) -> KafkaSettings {
-        let mut settings = KafkaSettings::new(&self.brokers);
-        settings.client_id = client_id.to_owned();
-        settings.more.clone_from(&self.config);
-        settings
+        settings(&self.brokers, &self.config, client_id)
     }
 
     /// Kafka, whether it answers yet or not.
@@ -104,6 +129,18 @@ impl EtcdArgs {
 }
 
 impl StoreArgs {
+    /// What clients are told: the address, and never what opens it.
+    pub fn told(&self) -> v1::ObjectStore {
+        let s3 = self.store.starts_with("s3://");
+        let endpoint = self.s3_endpoint.as_deref().filter(|_| s3).map(without_user).unwrap_or_default();
+        v1::ObjectStore {
+            url: without_user(&self.store),
+            allow_http: endpoint.starts_with("http://"),
+            s3_endpoint: endpoint,
+            s3_region: if s3 { self.s3_region.clone() } else { String::new() },
+        }
+    }
+
     pub fn open(&self) -> Result<Store> {
         let settings = S3Settings {
             allow_http: self.s3_endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")),
@@ -123,7 +160,32 @@ impl StoreArgs {
     }
 }
 
+/// A URL without a user and password in it.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
 /// A folder for files of running batches.
 pub fn scratch(folder: Option<PathBuf>) -> PathBuf {
     folder.unwrap_or_else(|| std::env::temp_dir().join(format!("windrow-{}", uuid::Uuid::now_v7())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_no_password() {
+        let args = StoreArgs {
+            store: "s3://bucket/a@b".into(),
+            s3_endpoint: Some("http://key:secret@10.0.0.1:9000/".into()),
+            s3_region: "eu-1".into(),
+        };
+        let told = args.told();
+        assert_eq!((told.url.as_str(), told.s3_endpoint.as_str()), ("s3://bucket/a@b", "http://10.0.0.1:9000/"));
+        assert!(told.allow_http);
+    }
 }

@@ -1,7 +1,7 @@
 //! `windrow demo`: the main job in small, by the same code that runs in a cluster.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,13 +10,17 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use windrow_gateway::{Batch, Reading, Value};
 use windrow_ports::MetaStore;
+use windrow_ports::meta::{Compare, Op, Txn};
 use windrow_processing::parquet;
 use windrow_protocol::paths::{self, Dataset};
-use windrow_protocol::state::{Progress, keys};
+use windrow_protocol::state::{self, JobRecord, keys};
 use windrow_protocol::{JobFile, Timestamp, WindowSpec};
 
 use crate::cluster::Cluster;
-use crate::{job, verify};
+use crate::output::command;
+use crate::progress::Progress;
+use crate::verify::Ends;
+use crate::{job_file, verify};
 
 const JOB: &str = include_str!("../../../deploy/examples/congestion.yaml");
 
@@ -40,36 +44,72 @@ pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
         Some(folder) => folder.join(format!("demo-{}", uuid::Uuid::now_v7())),
         None => tempfile::Builder::new().prefix("windrow-demo-").tempdir()?.keep(),
     };
-    let file: JobFile = job::read(JOB)?;
-    let violations = job::check(&file).await;
+    let file: JobFile = job_file::built_in(JOB)?;
+    let violations = job_file::check(&file).await;
     ensure!(violations.is_empty(), "the demo's job is wrong: {violations:?}");
     let cluster = Cluster::start(&folder)?;
-    job::create(&*cluster.meta, &file, cluster.clock.now()).await?;
+    create(&cluster, &file).await?;
     eprintln!("job {} runs over topic {}", file.metadata.name, file.spec.source.topic);
     let readings = readings()?;
     let (sent, last) = (readings.len() as u64, readings.last().map_or(0, |reading| reading.time_us));
     send(&cluster, &file, &readings).await?;
     wait(&cluster, &file, Timestamp::from_micros(last)).await?;
     let rows = print(&cluster, &file).await?;
-    let report = verify::verify(&cluster.store, &*cluster.log, &file.metadata.name).await?;
+    let report = verify::verify(&cluster.store, &Ends::Log(cluster.log.clone()), &file.metadata.name).await?;
     cluster.stop().await?;
-    let root = folder.join("store");
-    eprintln!(
-        "\n{rows} rows of the last day above; all days: {}/{}",
-        root.display(),
-        paths::dataset(&file.metadata.name, Dataset::Data)
-    );
-    eprintln!("commit markers: {}/{}", root.display(), paths::commits(&file.metadata.name));
-    eprintln!("read them with DuckDB: SELECT * FROM read_parquet('{}/congestion/data/**/*.parquet')", root.display());
+    eprintln!("\n{rows} rows of the last day above");
+    tell_what_is_where(&folder, &file);
     let counted = report.ledger.kept + report.ledger.late + report.ledger.quarantined;
     eprintln!(
-        "verified: {} windows, {} batches, {} files; {sent} readings acknowledged, {counted} in the output ({} late, {} quarantined)",
+        "\nverified: {} windows, {} batches, {} files; {sent} readings acknowledged, {counted} in the output ({} late, {} quarantined)",
         report.windows, report.batches, report.files, report.ledger.late, report.ledger.quarantined
     );
     if !report.findings.is_empty() || counted != sent {
         bail!("the proof failed:\n{}", report.findings.join("\n"));
     }
     eprintln!("every reading was counted exactly once");
+    Ok(())
+}
+
+fn tell_what_is_where(folder: &Path, file: &JobFile) {
+    let (root, job) = (folder.join("store"), &file.metadata.name);
+    let data = root.join(paths::dataset(job, Dataset::Data));
+    eprintln!("all days, as Parquet:  {}", data.display());
+    eprintln!("commit markers:        {}", root.join(paths::commits(job)).display());
+    let (name, folder) = (job.as_str(), folder.display().to_string());
+    eprintln!("\ntry next:");
+    for args in [
+        &["verify", name, "--data-dir", &folder][..],
+        &["cat", name, "--all", "--data-dir", &folder],
+        &["cat", name, "-o", "csv", "--data-dir", &folder],
+        &["dev", "--data-dir", &folder],
+    ] {
+        eprintln!("  {}", command(args));
+    }
+    eprintln!("  DuckDB: SELECT * FROM read_parquet('{}/**/*.parquet')", data.display());
+}
+
+/// Stores the job as the API would.
+async fn create(cluster: &Cluster, file: &JobFile) -> Result<()> {
+    let now = cluster.clock.now();
+    let record = JobRecord {
+        name: file.metadata.name.clone(),
+        labels: file.metadata.labels.clone(),
+        spec: file.spec.clone(),
+        generation: 1,
+        paused: None,
+        deleting: false,
+        created_at: now,
+        updated_at: now,
+        request_id: String::new(),
+    };
+    let key = keys::job(&record.name);
+    let then = vec![
+        Op::put(key.clone(), serde_json::to_vec(&record)?),
+        Op::put(keys::spec(&record.name, &record.spec.hash()), serde_json::to_vec(&record.spec)?),
+    ];
+    let outcome = cluster.meta.txn(Txn { when: vec![Compare::Absent(key)], then }).await?;
+    ensure!(outcome.applied, "job {} exists already", record.name);
     Ok(())
 }
 
@@ -93,16 +133,15 @@ fn readings() -> Result<Vec<Reading<'static>>> {
 }
 
 async fn send(cluster: &Cluster, file: &JobFile, readings: &[Reading<'_>]) -> Result<()> {
-    let bar = indicatif::ProgressBar::new(readings.len() as u64)
-        .with_style(indicatif::ProgressStyle::with_template("sending  {bar:40} {pos}/{len} readings")?);
+    let mut progress = Progress::new("sending", readings.len() as u64, "readings");
     for request in readings.chunks(REQUEST) {
         let mut batch = Batch::default();
         request.iter().for_each(|reading| batch.push(reading));
         let answer = cluster.gateway.publish(&file.spec.source.topic, batch).await?;
         ensure!(answer.refused == 0, "readings were refused: {:?}", answer.refusals);
-        bar.inc(answer.accepted);
+        progress.inc(answer.accepted);
     }
-    bar.finish();
+    eprintln!("{} readings of two detectors sent through the gateway", readings.len());
     Ok(())
 }
 
@@ -110,16 +149,16 @@ async fn send(cluster: &Cluster, file: &JobFile, readings: &[Reading<'_>]) -> Re
 async fn wait(cluster: &Cluster, file: &JobFile, last: Timestamp) -> Result<()> {
     let name = &file.metadata.name;
     let end = WindowSpec::calendar(&file.spec.window)?.window_of(last).end;
-    let bar =
-        indicatif::ProgressBar::new_spinner().with_style(indicatif::ProgressStyle::with_template("running  {msg}")?);
+    let mut spinner = Progress::spinner("running");
     let done = async {
         loop {
             let progress = cluster.meta.get(&keys::progress(name)).await?;
-            let progress: Option<Progress> = progress.map(|item| serde_json::from_slice(&item.value)).transpose()?;
+            let progress: Option<state::Progress> =
+                progress.map(|item| serde_json::from_slice(&item.value)).transpose()?;
             let in_flight = cluster.meta.list(&keys::batches(name)).await?.items.len();
             let (windows, through) =
                 progress.map_or((0, Timestamp::MIN), |p| (p.windows_complete, p.finish_planned_through));
-            bar.set_message(format!("{windows} windows complete, {in_flight} batches in flight"));
+            spinner.say(format!("{windows} windows complete, {in_flight} batches in flight"));
             if through >= end && in_flight == 0 {
                 return Ok::<_, anyhow::Error>(());
             }
@@ -127,7 +166,6 @@ async fn wait(cluster: &Cluster, file: &JobFile, last: Timestamp) -> Result<()> 
         }
     };
     tokio::time::timeout(PATIENCE, done).await.context("the windows did not complete in time")??;
-    bar.finish();
     Ok(())
 }
 

@@ -1,28 +1,34 @@
 //! The `windrow` binary: the only place where roles and adapters meet.
 
+mod cat;
 mod client;
 mod cluster;
 mod connect;
 mod demo;
-mod job;
+mod history;
+mod job_file;
+mod output;
+mod place;
+mod progress;
 mod roles;
 mod send;
 mod serve;
+mod validate;
 mod verify;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use windrow_protocol::{JobName, Timestamp};
 
-use crate::client::{Kind, Output, ServerArgs, Until};
-use crate::connect::{KafkaArgs, StoreArgs};
+use crate::client::{apply, describe, jobs, wait, windows};
 
 /// Exactly-once batch jobs for fleets of devices.
+///
+/// Exit codes: 0 done; 1 failed, or the answer is no (not valid, not clean, not in time); 2 the command line is wrong.
+/// Data goes to stdout, everything else to stderr. NO_COLOR switches colours off.
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {
@@ -48,106 +54,50 @@ enum Command {
     Worker(roles::WorkerArgs),
     Send(Box<send::SendArgs>),
     /// Create jobs from files, or change those that exist.
-    Apply {
-        /// Job files.
-        #[arg(short = 'f', long = "file", required = true, num_args = 1..)]
-        files: Vec<PathBuf>,
-        /// Check everything, store nothing.
-        #[arg(long)]
-        dry_run: bool,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
-    /// List jobs, the windows of a job that are in flight, or workers.
-    Get {
-        kind: Kind,
-        /// Only this job.
-        #[arg(long)]
-        job: Option<String>,
-        #[arg(short, long, value_enum, default_value_t = Output::Table)]
-        output: Output,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
-    /// Everything about one job.
-    Describe {
-        job: String,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
-    /// Print a job's status whenever it changes.
-    Watch {
-        job: String,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
-    /// Wait until windows are complete. Exits with 1 if they are not in time.
-    Wait {
-        job: String,
-        /// As many windows are complete, empty ones included.
-        #[arg(long, conflicts_with = "until", required_unless_present = "until")]
-        windows: Option<u64>,
-        /// All windows that end by this time (RFC 3339) are complete.
-        #[arg(long)]
-        until: Option<Timestamp>,
-        /// Seconds to wait at most, e.g. `60s`.
-        #[arg(long, default_value = "60s", value_parser = seconds)]
-        timeout: Duration,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
-    /// Check job files as far as that needs no cluster: fields, times, SQL. Exits with 1 if one is wrong.
-    Validate {
-        /// Job files.
-        #[arg(short = 'f', long = "file", required = true, num_args = 1..)]
-        files: Vec<PathBuf>,
-    },
+    Apply(apply::Args),
+    /// Check job files: fields, times, SQL, and with --server the topic. Exits with 1 if one is wrong.
+    Validate(validate::Args),
+    /// List jobs, windows, partitions or workers.
+    #[command(subcommand)]
+    Get(Get),
+    /// Everything about one job, and what to try next.
+    Describe(jobs::JobArgs),
+    /// Print a job whenever it changes.
+    Watch(jobs::JobArgs),
+    /// Wait until windows are complete. Exits with 1 if they are not in time, or a batch has failed.
+    Wait(wait::Args),
     /// Delete a job. Its output stays.
-    Delete {
-        job: String,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
+    Delete(jobs::ChangeArgs),
     /// Stop planning and handing out batches of a job; what runs is finished.
-    Pause {
-        job: String,
-        /// Why, for those who wonder later.
-        #[arg(long, default_value = "")]
-        note: String,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
+    Pause(jobs::PauseArgs),
     /// Go on with a paused job.
-    Resume {
-        job: String,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
+    Resume(jobs::ChangeArgs),
     /// Try the failed batches of a window again.
-    Retry {
-        job: String,
-        /// Start of the window, e.g. `20150901T050000Z`.
-        window: String,
-        #[command(flatten)]
-        server: ServerArgs,
-    },
+    Retry(jobs::RetryArgs),
+    /// Print a window's committed output.
+    Cat(cat::Args),
     /// Prove from markers, files and log that every reading is counted once. Exits with 1 if not.
-    Verify {
-        job: JobName,
-        #[command(flatten)]
-        store: StoreArgs,
-        #[command(flatten)]
-        kafka: KafkaArgs,
-    },
+    Verify(verify::Args),
     /// Print the completion script of a shell.
     Completion {
         shell: clap_complete::Shell,
     },
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let digits = text.strip_suffix('s').unwrap_or(text);
-    digits.parse().map(Duration::from_secs).map_err(|_| "expected seconds, e.g. 60s".to_owned())
+#[derive(Subcommand)]
+enum Get {
+    /// Jobs.
+    #[command(visible_alias = "job")]
+    Jobs(jobs::GetArgs),
+    /// Windows of a job: complete, and in flight.
+    #[command(visible_alias = "window")]
+    Windows(windows::GetArgs),
+    /// Partitions of a job's topic: how far they are cut.
+    #[command(visible_alias = "partition")]
+    Partitions(windows::PartitionsArgs),
+    /// Workers that are alive.
+    #[command(visible_alias = "worker")]
+    Workers(windows::WorkersArgs),
 }
 
 #[tokio::main]
@@ -156,14 +106,23 @@ async fn main() -> ExitCode {
     let roles = matches!(command, Command::Dev(_) | Command::Gateway(_) | Command::Coordinator(_) | Command::Worker(_));
     let filter = tracing_subscriber::EnvFilter::try_from_env("WINDROW_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(if roles { "info,datafusion=warn" } else { "warn" }));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match run(command).await {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has had enough, as `head` has.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io =
+        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    error.chain().any(|cause| io(cause) == Some(std::io::ErrorKind::BrokenPipe))
 }
 
 async fn run(command: Command) -> Result<()> {
@@ -174,25 +133,21 @@ async fn run(command: Command) -> Result<()> {
         Command::Coordinator(args) => roles::coordinator(args).await,
         Command::Worker(args) => roles::worker(args).await,
         Command::Send(args) => send::run(*args).await,
-        Command::Apply { files, dry_run, server } => client::apply(&server, &files, dry_run).await,
-        Command::Get { kind, job, output, server } => client::get(&server, kind, job.as_deref(), output).await,
-        Command::Describe { job, server } => client::describe(&server, &job).await,
-        Command::Watch { job, server } => client::watch(&server, &job).await,
-        Command::Wait { job, windows, until, timeout, server } => {
-            // clap sees to it that one of the two is there.
-            let until = until.map_or(Until::Windows(windows.unwrap_or(1)), Until::Time);
-            client::wait(&server, &job, until, timeout).await
-        }
-        Command::Validate { files } => job::validate(&files).await,
-        Command::Delete { job, server } => client::delete(&server, &job).await,
-        Command::Pause { job, note, server } => client::pause(&server, &job, note).await,
-        Command::Resume { job, server } => client::resume(&server, &job).await,
-        Command::Retry { job, window, server } => client::retry(&server, &job, &window).await,
-        Command::Verify { job, store, kafka } => {
-            let log = kafka.connect("windrow-verify").await?;
-            let report = verify::verify(&store.open()?, &*log, &job).await?;
-            verify::print(&report)
-        }
+        Command::Apply(args) => apply::run(args).await,
+        Command::Validate(args) => validate::run(args).await,
+        Command::Get(Get::Jobs(args)) => jobs::get(args).await,
+        Command::Get(Get::Windows(args)) => windows::get(args).await,
+        Command::Get(Get::Partitions(args)) => windows::partitions(args).await,
+        Command::Get(Get::Workers(args)) => windows::workers(args).await,
+        Command::Describe(args) => describe::run(args).await,
+        Command::Watch(args) => jobs::watch(args).await,
+        Command::Wait(args) => wait::run(args).await,
+        Command::Delete(args) => jobs::delete(args).await,
+        Command::Pause(args) => jobs::pause(args).await,
+        Command::Resume(args) => jobs::resume(args).await,
+        Command::Retry(args) => jobs::retry(args).await,
+        Command::Cat(args) => cat::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "windrow", &mut script);

@@ -1,5 +1,6 @@
 //! The roles as processes of their own, and all of them in one (`dev`). SIGTERM and Ctrl-C finish what runs.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use windrow_ports::{Clock, SystemClock};
 use windrow_processing::{Engine, EngineSettings};
 use windrow_protocol::WorkerId;
 use windrow_protocol::state::keys;
+use windrow_wire::v1;
 use windrow_worker::Tools;
 
 use crate::cluster::Cluster;
@@ -22,7 +24,8 @@ use crate::connect::{EtcdArgs, KafkaArgs, StoreArgs, scratch};
 use crate::serve::{self, Probes, Stop};
 
 /// Names of the services, for health checks.
-const API: [&str; 3] = ["windrow.v1.JobService", "windrow.v1.WindowService", "windrow.v1.WorkerService"];
+const API: [&str; 4] =
+    ["windrow.v1.JobService", "windrow.v1.WindowService", "windrow.v1.WorkerService", "windrow.v1.ClusterService"];
 const INGEST: &str = "windrow.v1.IngestService";
 
 /// How long open requests of the jobs API have at shutdown.
@@ -58,6 +61,9 @@ pub struct CoordinatorArgs {
     kafka: KafkaArgs,
     #[command(flatten)]
     etcd: EtcdArgs,
+    /// The coordinator only tells clients where output lies; it never opens it.
+    #[command(flatten)]
+    store: StoreArgs,
     /// Address of the gRPC API.
     #[arg(long, default_value = "127.0.0.1:7070")]
     grpc: SocketAddr,
@@ -102,10 +108,10 @@ pub struct DevArgs {
     /// Folder of everything: log, metadata, output.
     #[arg(long, default_value = "windrow-data")]
     data_dir: PathBuf,
-    /// Address of the gRPC API.
+    /// Address of the gRPC API. With port 0 a free one is taken; stdout says which.
     #[arg(long, default_value = "127.0.0.1:7070")]
     grpc: SocketAddr,
-    /// Address of the HTTP endpoint for readings.
+    /// Address of the HTTP endpoint for readings; likewise.
     #[arg(long, default_value = "127.0.0.1:7071")]
     http: SocketAddr,
 }
@@ -138,6 +144,7 @@ async fn unless_stopped<T>(stop: &CancellationToken, work: impl Future<Output = 
 /// `windrow gateway`.
 pub async fn gateway(args: GatewayArgs) -> Result<()> {
     let stop = shutdown()?;
+    let (http, grpc) = (serve::listen("--http", args.http).await?, serve::listen("--grpc", args.grpc).await?);
     // A Kafka that is down at the start is like one that is down later: readiness says so, and requests are told to come again.
     let log = args.kafka.open("windrow-gateway")?;
     let mut settings = windrow_gateway::Settings { create_partitions: args.create_topics, ..Default::default() };
@@ -148,8 +155,8 @@ pub async fn gateway(args: GatewayArgs) -> Result<()> {
     let stop = Stop { token: stop, grace: Duration::from_secs(args.grace_seconds) };
     let ready = async || serve::takes_readings(&gateway);
     tokio::try_join!(
-        serve::http(args.http, gateway.clone(), stop.clone()),
-        serve::grpc(args.grpc, routes, &[INGEST], ready, stop),
+        serve::http(http, gateway.clone(), stop.clone()),
+        serve::grpc(grpc, routes, &[INGEST], ready, stop),
     )?;
     Ok(())
 }
@@ -158,6 +165,7 @@ pub async fn gateway(args: GatewayArgs) -> Result<()> {
 pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let (stop, probes) = (shutdown()?, Probes::default());
     probes.serve(args.http, &stop).await?;
+    let grpc = serve::listen("--grpc", args.grpc).await?;
     let log = unless_stopped(&stop, args.kafka.connect("windrow-coordinator")).await?;
     let meta = unless_stopped(&stop, args.etcd.connect()).await?;
     let parts = Parts { log, meta, clock: Arc::new(SystemClock::default()) };
@@ -175,7 +183,9 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let (log, meta) = (parts.log.clone(), parts.meta.clone());
     let ready = async || serve::can_coordinate(&*log, &*meta).await;
     let ends = Stop { token: stop.clone(), grace: API_GRACE };
-    let served = serve::grpc(args.grpc, windrow_coordinator::api::services(parts), &API, ready, ends).await;
+    let told = told(args.store.told(), v1::LogKind::Kafka);
+    let routes = windrow_coordinator::api::services(parts, told, stop.clone());
+    let served = serve::grpc(grpc, routes, &API, ready, ends).await;
     stop.cancel();
     leading.await?;
     served
@@ -208,20 +218,30 @@ pub async fn worker(args: WorkerArgs) -> Result<()> {
     Ok(windrow_worker::run(Tools { log, store, clock, engine, scratch }, meta, settings, stop).await?)
 }
 
-/// `windrow dev`.
+/// What clients are told of the cluster.
+fn told(store: v1::ObjectStore, log: v1::LogKind) -> v1::Cluster {
+    v1::Cluster { version: env!("CARGO_PKG_VERSION").to_owned(), store: Some(store), log: log.into() }
+}
+
+/// `windrow dev`. Its addresses go to stdout once they are taken, for scripts that let it choose.
 pub async fn dev(args: DevArgs) -> Result<()> {
     let stop = shutdown()?;
+    let (grpc, http) = (serve::listen("--grpc", args.grpc).await?, serve::listen("--http", args.http).await?);
     let cluster = Cluster::start(&args.data_dir)?;
+    let mut out = std::io::stdout();
+    writeln!(out, "grpc http://{}\nhttp http://{}", grpc.local_addr()?, http.local_addr()?)?;
+    out.flush()?;
     let parts = Parts { log: cluster.log.clone(), meta: cluster.meta.clone(), clock: cluster.clock.clone() };
+    let store = v1::ObjectStore { url: cluster.store.url().to_owned(), ..Default::default() };
     let ingest = windrow_gateway::grpc::service(cluster.gateway.clone());
-    let routes = windrow_coordinator::api::services(parts).add_service(ingest);
+    let api = windrow_coordinator::api::services(parts, told(store, v1::LogKind::Embedded), stop.clone());
     let ends = Stop { token: stop, grace: API_GRACE };
     let ready =
         async || serve::takes_readings(&cluster.gateway) && serve::can_coordinate(&*cluster.log, &*cluster.meta).await;
     let services: Vec<&str> = API.into_iter().chain([INGEST]).collect();
     let servers = tokio::try_join!(
-        serve::http(args.http, cluster.gateway.clone(), ends.clone()),
-        serve::grpc(args.grpc, routes, &services, ready, ends),
+        serve::http(http, cluster.gateway.clone(), ends.clone()),
+        serve::grpc(grpc, api.add_service(ingest), &services, ready, ends),
     );
     cluster.stop().await?;
     servers.map(drop)

@@ -10,8 +10,10 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use futures::future::BoxFuture;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use windrow_gateway::{Gateway, Readiness};
@@ -56,12 +58,16 @@ impl Stop {
     }
 }
 
+/// Takes an address, before anything that takes longer. Port 0 takes a free one.
+pub async fn listen(option: &str, address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}; is another windrow running? {option} takes another"))
+}
+
 /// Readings over HTTP. The gateway drains when the server is to stop.
-pub async fn http(address: SocketAddr, gateway: Arc<Gateway>, stop: Stop) -> Result<()> {
+pub async fn http(listener: TcpListener, gateway: Arc<Gateway>, stop: Stop) -> Result<()> {
     let token = stop.token.clone();
     let server = async {
-        let listener = tokio::net::TcpListener::bind(address).await;
-        let listener = listener.with_context(|| format!("listening on {address}"))?;
         tracing::info!("gateway listens: http://{}/v1/topics/TOPIC/readings", listener.local_addr()?);
         // Answers are small and waited for.
         let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
@@ -77,7 +83,7 @@ pub async fn http(address: SocketAddr, gateway: Arc<Gateway>, stop: Stop) -> Res
 
 /// gRPC services with health and reflection. `services`: their names, which are healthy while `ready` says so.
 pub async fn grpc(
-    address: SocketAddr,
+    listener: TcpListener,
     routes: Routes,
     services: &[&str],
     ready: impl AsyncFn() -> bool,
@@ -87,6 +93,7 @@ pub async fn grpc(
         .register_encoded_file_descriptor_set(windrow_wire::v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let address = listener.local_addr()?;
     let (reporter, health) = tonic_health::server::health_reporter();
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -95,7 +102,10 @@ pub async fn grpc(
         .max_concurrent_streams(MAX_STREAMS)
         .concurrency_limit_per_connection(MAX_STREAMS as usize)
         .add_routes(routes.add_service(health).add_service(reflection))
-        .serve_with_shutdown(address, stop.token.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.token.clone().cancelled_owned(),
+        );
     tracing::info!("gRPC listens: http://{address}");
     let token = stop.token.clone();
     let served = async {
@@ -167,8 +177,7 @@ impl Probes {
             }
         };
         let router = axum::Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready));
-        let listener = tokio::net::TcpListener::bind(address).await;
-        let listener = listener.with_context(|| format!("listening on {address}"))?;
+        let listener = listen("--http", address).await?;
         tracing::info!("probes listen: http://{}/readyz", listener.local_addr()?);
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {

@@ -2,19 +2,115 @@
 //! that add up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
+use tonic::Code;
 use windrow_ports::Log;
 use windrow_protocol::marker::{Committed, Complete, Marker};
 use windrow_protocol::plan::Part;
-use windrow_protocol::{JobName, Ledger, PartitionId, WindowId, paths};
+use windrow_protocol::{JobName, Ledger, Offset, PartitionId, TopicName, WindowId, paths};
 use windrow_storage::Store;
+
+use crate::client::said;
+use crate::connect::KafkaFrom;
+use crate::output::{self, OutputArgs};
+use crate::place::{self, StoreFrom};
+use crate::progress::Progress;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    job: JobName,
+    /// Folder of a stopped `windrow dev` or a `windrow demo`, instead of a server.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    kafka: KafkaFrom,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    store: StoreFrom,
+}
+
+/// Who knows where the log ends.
+pub enum Ends {
+    /// The log itself.
+    Log(Arc<dyn Log>),
+    /// The coordinator has said so, by partition.
+    Told(BTreeMap<PartitionId, Offset>),
+    /// Nobody; why.
+    Unknown(String),
+}
+
+impl Ends {
+    async fn of(&self, topic: &TopicName, partition: PartitionId) -> Result<Option<Offset>> {
+        match self {
+            Self::Log(log) => {
+                let bounds = log.bounds(topic, &[partition]).await?.into_iter().next().transpose()?;
+                Ok(bounds.map(|bounds| bounds.high_watermark))
+            }
+            // A partition that the coordinator's log does not have holds nothing.
+            Self::Told(ends) => Ok(Some(ends.get(&partition).copied().unwrap_or_default())),
+            Self::Unknown(_) => Ok(None),
+        }
+    }
+}
+
+/// `windrow verify`.
+pub async fn run(args: Args) -> Result<()> {
+    let (store, ends, known) = parts(&args).await?;
+    let report = verify(&store, &ends, &args.job).await?;
+    ensure!(known || report.markers > 0, "job {} does not exist, and {} has no markers of it", args.job, store.url());
+    if report.markers == 0 {
+        eprintln!("job {} has committed nothing yet", args.job);
+    }
+    if let Ends::Unknown(why) = &ends {
+        eprintln!("warning: the ends of the log were not checked: {why}");
+    }
+    let names = [args.job.to_string()];
+    output::print(args.output.output, &report.value(&ends), &names, || report.text(&args.job))?;
+    if !report.findings.is_empty() {
+        bail!("the proof failed: {}", output::count(report.findings.len() as u64, "finding"));
+    }
+    Ok(())
+}
+
+/// Store, ends of the log, and whether the job is known to exist.
+async fn parts(args: &Args) -> Result<(Store, Ends, bool)> {
+    if let Some(folder) = &args.data_dir {
+        let (store, database) = (place::store_in(folder)?, place::database_in(folder)?);
+        let known = place::knows(&database, &args.job).await?;
+        return Ok((store, Ends::Log(database.log()), known));
+    }
+    if let Some(log) = args.kafka.reach("windrow-verify").await? {
+        return Ok((args.store.open(None).await?, Ends::Log(log), false));
+    }
+    let client = args.store.server.connect().await?;
+    let store = args.store.open(Some(&client)).await?;
+    match client.partitions(args.job.as_str()).await {
+        Ok(partitions) => {
+            let end = |partition: windrow_wire::v1::Partition| {
+                let number = partition.name.rsplit('/').next().and_then(|number| number.parse().ok());
+                Some((PartitionId(number?), Offset(partition.high_watermark?)))
+            };
+            Ok((store, Ends::Told(partitions.into_iter().filter_map(end).collect()), true))
+        }
+        Err(status) if status.code() == Code::NotFound => {
+            let why = "the coordinator does not know the job (any more), so it can't say; give --kafka";
+            Ok((store, Ends::Unknown(why.to_owned()), false))
+        }
+        Err(status) => Err(said(status)),
+    }
+}
 
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Report {
     /// What is wrong, and where. Empty: everything is proven.
     pub findings: Vec<String>,
+    pub markers: u64,
     pub windows: u64,
     pub batches: u64,
     pub files: u64,
@@ -22,12 +118,16 @@ pub struct Report {
 }
 
 /// Verifies all that a job has committed.
-pub async fn verify(store: &Store, log: &dyn Log, job: &JobName) -> Result<Report> {
+pub async fn verify(store: &Store, ends: &Ends, job: &JobName) -> Result<Report> {
     let mut report = Report::default();
     let mut batches: BTreeMap<PartitionId, Vec<Marker>> = BTreeMap::new();
     let mut with_marker: BTreeSet<(WindowId, PartitionId)> = BTreeSet::new();
     let mut complete = Vec::new();
-    for object in store.list(&paths::commits(job)).await? {
+    let objects = store.list(&paths::commits(job)).await?;
+    let mut progress = Progress::new("verifying", 2 * objects.len() as u64, "steps");
+    for object in objects {
+        report.markers += 1;
+        progress.inc(1);
         match paths::parse_marker(&object.path) {
             None => report.findings.push(format!("{} is no marker", object.path)),
             Some((_, _, Part::Finish, _)) => complete.extend(store.read_marker::<Complete>(&object.path).await?),
@@ -45,19 +145,21 @@ pub async fn verify(store: &Store, log: &dyn Log, job: &JobName) -> Result<Repor
             report.findings.push(format!("window {window}: complete, but partition {partition} has no marker"));
         }
         report.files(store, marker).await?;
+        progress.inc(1);
     }
     for (partition, mut markers) in batches {
         markers.sort_by_key(|marker| marker.plan.owned.end);
-        report.partition(log, partition, &markers).await?;
+        report.partition(ends, partition, &markers).await?;
         for marker in &markers {
             report.files(store, marker).await?;
+            progress.inc(1);
         }
     }
     Ok(report)
 }
 
 impl Report {
-    async fn partition(&mut self, log: &dyn Log, partition: PartitionId, markers: &[Marker]) -> Result<()> {
+    async fn partition(&mut self, ends: &Ends, partition: PartitionId, markers: &[Marker]) -> Result<()> {
         for pair in markers.windows(2) {
             let (before, after) = (&pair[0].plan, &pair[1].plan);
             if before.owned.end != after.owned.start {
@@ -85,8 +187,7 @@ impl Report {
             }
         }
         if let Some(last) = markers.last() {
-            let bounds = log.bounds(&last.plan.topic, &[partition]).await?;
-            let high_watermark = bounds.into_iter().next().transpose()?.map(|bounds| bounds.high_watermark);
+            let high_watermark = ends.of(&last.plan.topic, partition).await?;
             if high_watermark.is_some_and(|end| end < last.plan.owned.end) {
                 self.findings.push(format!(
                     "partition {partition}: the log ends before the last batch does: is it the same topic?"
@@ -109,15 +210,31 @@ impl Report {
         }
         Ok(())
     }
-}
 
-/// Prints a report as JSON; an error if it is not clean.
-pub fn print(report: &Report) -> Result<()> {
-    let value = serde_json::json!({
-        "clean": report.findings.is_empty(), "findings": report.findings, "windows": report.windows,
-        "batches": report.batches, "files": report.files, "ledger": report.ledger,
-    });
-    println!("{}", serde_json::to_string_pretty(&value)?);
-    anyhow::ensure!(report.findings.is_empty(), "the proof failed: {} findings", report.findings.len());
-    Ok(())
+    fn value(&self, ends: &Ends) -> Value {
+        json!({
+            "clean": self.findings.is_empty(), "findings": self.findings, "windows": self.windows,
+            "batches": self.batches, "files": self.files, "ledger": self.ledger,
+            "logChecked": !matches!(ends, Ends::Unknown(_)),
+        })
+    }
+
+    fn text(&self, job: &JobName) -> String {
+        let ledger = &self.ledger;
+        let counts = [
+            ("windows", self.windows),
+            ("batches", self.batches),
+            ("files", self.files),
+            ("on time", ledger.on_time),
+            ("kept", ledger.kept),
+            ("quarantined", ledger.quarantined),
+            ("duplicate", ledger.duplicate),
+            ("late", ledger.late),
+            ("lost offsets", ledger.lost_offsets),
+        ];
+        let mut text = format!("job/{job} {}\n", if self.findings.is_empty() { "clean" } else { "NOT CLEAN" });
+        counts.iter().for_each(|(name, n)| text += &format!("  {name:13} {n:>12}\n"));
+        self.findings.iter().for_each(|finding| text += &format!("  finding: {finding}\n"));
+        text
+    }
 }

@@ -3,9 +3,10 @@
 
 use prost_types::Timestamp as PbTimestamp;
 use serde_json::{Value, json};
+use windrow_protocol::job::{API_VERSION, Violation};
 use windrow_protocol::{JobFile, JobSpec, Ledger, Timestamp};
 
-use crate::v1;
+use crate::{job_file, v1};
 
 /// Microseconds as the well-known type.
 pub fn timestamp(time: Timestamp) -> PbTimestamp {
@@ -38,19 +39,19 @@ pub fn ledger(ledger: &Ledger) -> v1::LedgerCounts {
     }
 }
 
-/// A job message as a job file. The error names the field.
-pub fn job_file(job: &v1::Job) -> Result<JobFile, String> {
+/// A job message as a job file. The violation names the field.
+pub fn job_file(job: &v1::Job) -> Result<JobFile, Violation> {
     let Some(name) = job.name.strip_prefix("jobs/") else {
-        return Err(format!("name: {:?} is not of the form jobs/NAME", job.name));
+        let message = format!("name {:?} is not of the form jobs/NAME", job.name);
+        return Err(Violation::new("metadata.name", "INVALID_VALUE", message));
     };
-    let Some(spec) = &job.spec else { return Err("spec: missing".to_owned()) };
-    let file = json!({
-        "apiVersion": "windrow/v1",
+    let Some(spec) = &job.spec else { return Err(Violation::new("spec", "MISSING_FIELD", "field `spec` is missing")) };
+    job_file::read(json!({
+        "apiVersion": API_VERSION,
         "kind": "Job",
         "metadata": {"name": name, "labels": job.labels},
         "spec": spec_value(spec),
-    });
-    serde_json::from_value(file).map_err(|error| error.to_string())
+    }))
 }
 
 /// Absent fields are left out, so that the job file's defaults apply.
@@ -166,10 +167,9 @@ mod tests {
     #[test]
     fn what_is_missing_or_wrong_is_named() {
         let job = |spec| v1::Job { name: "jobs/j".to_owned(), spec, ..Default::default() };
-        assert_eq!(job_file(&job(None)).unwrap_err(), "spec: missing");
-        let error = job_file(&job(Some(v1::JobSpec::default()))).unwrap_err();
-        assert!(error.contains("source"), "{error}");
-        assert!(job_file(&v1::Job::default()).unwrap_err().contains("jobs/NAME"));
+        assert_eq!(job_file(&job(None)).unwrap_err().path, "spec");
+        assert_eq!(job_file(&job(Some(v1::JobSpec::default()))).unwrap_err().path, "spec.source");
+        assert!(job_file(&v1::Job::default()).unwrap_err().message.contains("jobs/NAME"));
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! What is looked at before a job is stored.
 
 use tonic::{Code, Status};
-use windrow_ports::LogError;
 use windrow_protocol::JobFile;
 use windrow_protocol::job::{Limits, Violation};
-use windrow_wire::{convert, v1};
+use windrow_wire::{convert, status, v1};
 
 use super::Api;
 
@@ -19,7 +18,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    fn done(&mut self, name: &str, violations: Vec<Violation>, note: Option<String>) {
+    pub fn done(&mut self, name: &str, violations: Vec<Violation>, note: Option<String>) {
         let result = if violations.is_empty() { v1::CheckResult::Pass } else { v1::CheckResult::Fail };
         self.checks.push(v1::Check {
             name: name.to_owned(),
@@ -31,27 +30,23 @@ impl Checked {
         self.warnings.extend(note);
     }
 
-    fn skipped(&mut self, name: &str, note: String) {
+    pub fn skipped(&mut self, name: &str, note: String) {
         let result = v1::CheckResult::Skipped.into();
         self.checks.push(v1::Check { name: name.to_owned(), result, note, violations: vec![] });
     }
 
     /// An error if the job may not be stored.
     pub fn into_result(self) -> Result<Vec<String>, Status> {
+        // What is wrong for certain comes first: waiting for the log would not mend it.
+        if !self.violations.is_empty() {
+            return Err(status::invalid(&self.violations));
+        }
         if let Some(what) = self.unavailable {
-            return Err(Status::unavailable(format!("the topic could not be checked: {what}")));
+            let message = format!("the topic could not be checked: {what}");
+            return Err(status::error(Code::Unavailable, "LOG_UNAVAILABLE", message));
         }
-        if self.violations.is_empty() {
-            return Ok(self.warnings);
-        }
-        let lines: Vec<String> = self.violations.iter().map(describe).collect();
-        Err(Status::new(Code::InvalidArgument, lines.join("\n")))
+        Ok(self.warnings)
     }
-}
-
-fn describe(violation: &Violation) -> String {
-    let at = violation.position.map(|(line, column)| format!(" (SQL line {line}, column {column})"));
-    format!("{}{}: {} [{}]", violation.path, at.unwrap_or_default(), violation.message, violation.reason)
 }
 
 fn message(violation: &Violation) -> v1::FieldViolation {
@@ -71,8 +66,10 @@ impl Api {
         let mut checked = Checked::default();
         let file = match convert::job_file(job) {
             Ok(file) => file,
-            Err(error) => {
-                checked.done("fields", vec![Violation::new("spec", "MALFORMED", error)], None);
+            Err(violation) => {
+                checked.done("fields", vec![violation], None);
+                checked.skipped("SQL", "the fields are wrong".to_owned());
+                checked.skipped("topic", "the fields are wrong".to_owned());
                 return (None, checked);
             }
         };
@@ -86,33 +83,5 @@ impl Api {
         }
         self.check_topic(&file, &mut checked).await;
         (Some(file), checked)
-    }
-
-    async fn check_topic(&self, file: &JobFile, checked: &mut Checked) {
-        let (name, path) = (&file.spec.source.topic, "spec.source.topic");
-        let refuse = |reason, message: String| vec![Violation::new(path, reason, message)];
-        match self.parts.log.topic(name).await {
-            Ok(topic) if topic.compacted => {
-                let message = format!(
-                    "topic {name} is compacted (cleanup.policy): its records vanish, so counting them is impossible"
-                );
-                checked.done("topic", refuse("COMPACTED_TOPIC", message), None);
-            }
-            Ok(topic) if topic.append_time => {
-                let message = format!(
-                    "topic {name} has message.timestamp.type=LogAppendTime: its time index is not of event time; set \
-                     it to CreateTime"
-                );
-                checked.done("topic", refuse("LOG_APPEND_TIME", message), None);
-            }
-            Ok(_) => checked.done("topic", vec![], None),
-            Err(LogError::NoTopic(_)) => {
-                checked.done("topic", vec![], Some(format!("topic {name} does not exist yet; the job waits for it")));
-            }
-            Err(error) => {
-                checked.skipped("topic", error.to_string());
-                checked.unavailable = Some(error.to_string());
-            }
-        }
     }
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, Op, Txn};
 use windrow_protocol::JobName;
 use windrow_protocol::state::{BatchState, JobRecord, keys};
 use windrow_wire::convert;
+use windrow_wire::status::error;
 use windrow_wire::v1::job_service_server::JobService;
 use windrow_wire::v1::{self, JobState};
 
@@ -58,34 +59,60 @@ pub fn message(job: &Versioned<JobRecord>, view: &View) -> v1::Job {
     }
 }
 
+fn exists(job: &JobRecord) -> Status {
+    let gone = if job.deleting { " and is being deleted; try again when it is gone" } else { "" };
+    error(Code::AlreadyExists, "JOB_EXISTS", format!("job {} exists already{gone}", job.name))
+}
+
+/// A job that is on its way out takes no changes.
+fn alive(job: &JobRecord) -> Result<(), Status> {
+    if !job.deleting {
+        return Ok(());
+    }
+    Err(error(Code::FailedPrecondition, "JOB_DELETING", format!("job {} is being deleted", job.name)))
+}
+
+/// How a change of a job is made.
+#[derive(Debug, Clone, Copy, Default)]
+struct How<'a> {
+    /// The revision that the change is meant for; empty: whatever is there.
+    etag: &'a str,
+    /// Make it, or only see whether it could be made.
+    validate_only: bool,
+}
+
 impl Api {
-    /// Changes a stored job; done again when another change came between.
+    /// Changes a stored job; done again when another change came between. The record as it then is.
     async fn change(
         &self,
         name: &JobName,
-        etag: &str,
+        how: How<'_>,
         mut change: impl FnMut(&mut JobRecord) -> Result<(), Status>,
-    ) -> Result<v1::Job, Status> {
+    ) -> Result<Versioned<JobRecord>, Status> {
         for _ in 0..CHANGE_TRIES {
             let mut job = self.job(name).await?;
-            if !etag.is_empty() && etag != job.revision.to_string() {
-                return Err(Status::aborted(format!(
-                    "job {name} was changed since: get it again, and repeat your change"
-                )));
+            if !how.etag.is_empty() && how.etag != job.revision.to_string() {
+                let message = format!("job {name} was changed since: get it again, and repeat your change");
+                return Err(error(Code::Aborted, "ETAG_MISMATCH", message));
             }
             change(&mut job.value)?;
+            if how.validate_only {
+                return Ok(job);
+            }
             job.value.updated_at = self.now();
             let key = keys::job(name);
             let then = vec![
                 Op::put(key.clone(), encode(&job.value)),
                 Op::put(keys::spec(name, &job.value.spec.hash()), encode(&job.value.spec)),
             ];
-            let txn = Txn { when: vec![Compare::Modified(key, job.revision)], then };
-            if self.parts.meta.txn(txn).await.map_err(meta)?.applied {
-                return self.response(name).await;
+            let done = self.parts.meta.txn(Txn { when: vec![Compare::Modified(key, job.revision)], then }).await;
+            let done = done.map_err(meta)?;
+            if done.applied {
+                return Ok(Versioned { value: job.value, revision: done.revision });
             }
         }
-        Err(Status::aborted(format!("job {name} is being changed by others; try again")))
+        let message = format!("job {name} is being changed by others; try again");
+        Err(error(Code::Aborted, "CONTENDED", message))
     }
 
     async fn create(&self, request: v1::CreateJobRequest) -> Result<(v1::Job, Vec<String>), Status> {
@@ -95,7 +122,13 @@ impl Api {
         // Without a file there was a violation.
         let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
         if request.validate_only {
-            return Ok((job, warnings));
+            let taken = self.parts.meta.get(&keys::job(&file.metadata.name)).await.map_err(meta)?;
+            let taken = taken.and_then(|item| serde_json::from_slice::<JobRecord>(&item.value).ok());
+            let again = |taken: &JobRecord| !request.request_id.is_empty() && taken.request_id == request.request_id;
+            return match taken {
+                Some(taken) if !again(&taken) => Err(exists(&taken)),
+                _ => Ok((job, warnings)),
+            };
         }
         let now = self.now();
         let record = JobRecord {
@@ -118,7 +151,7 @@ impl Api {
         let stored = self.job(&record.name).await?;
         let same = !request.request_id.is_empty() && stored.value.request_id == request.request_id;
         if !made && !same {
-            return Err(Status::already_exists(format!("job {} exists already", record.name)));
+            return Err(exists(&stored.value));
         }
         Ok((self.message(&stored).await?, warnings))
     }
@@ -128,18 +161,17 @@ impl Api {
         let (file, checked) = self.check(&job).await;
         let warnings = checked.into_result()?;
         let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
-        if request.validate_only {
-            return Ok((job, warnings));
-        }
         let change = |record: &mut JobRecord| {
+            alive(record)?;
             let fixed = [
                 ("spec.source.topic", record.spec.source.topic == file.spec.source.topic),
                 ("spec.window", record.spec.window == file.spec.window),
             ];
             if let Some((path, _)) = fixed.iter().find(|(_, same)| !same) {
-                return Err(Status::failed_precondition(format!(
+                let message = format!(
                     "{path} can't change while a job lives: its windows are counted by it; apply a job of another name"
-                )));
+                );
+                return Err(error(Code::FailedPrecondition, "FIXED_FIELD", message));
             }
             if record.spec != file.spec {
                 record.generation += 1;
@@ -148,7 +180,9 @@ impl Api {
             record.labels = file.metadata.labels.clone();
             Ok(())
         };
-        Ok((self.change(&file.metadata.name, &job.etag, change).await?, warnings))
+        let how = How { etag: &job.etag, validate_only: request.validate_only };
+        let changed = self.change(&file.metadata.name, how, change).await?;
+        Ok((self.message(&changed).await?, warnings))
     }
 }
 
@@ -163,7 +197,7 @@ impl JobService for Api {
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
-        let job = self.response(&job_name(&request.into_inner().name)?).await?;
+        let job = self.response(&job_name("name", &request.into_inner().name)?).await?;
         Ok(Response::new(v1::GetJobResponse { job: Some(job) }))
     }
 
@@ -171,7 +205,7 @@ impl JobService for Api {
         let request = request.into_inner();
         let view = View::new(&self.parts.meta.list(keys::JOBS).await.map_err(meta)?);
         let jobs = view.jobs.into_iter().map(|(name, job)| (name.to_string(), job)).collect();
-        let (page, next_page_token) = page(jobs, request.page_size, &request.page_token);
+        let (page, next_page_token) = page(jobs, request.page_size, &request.page_token)?;
         let mut jobs = Vec::with_capacity(page.len());
         for job in &page {
             jobs.push(self.message(job).await?);
@@ -191,39 +225,41 @@ impl JobService for Api {
         &self,
         request: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
-        let name = job_name(&request.into_inner().name)?;
+        let request = request.into_inner();
         let mark = |record: &mut JobRecord| {
             record.deleting = true;
             Ok(())
         };
-        match self.change(&name, "", mark).await {
-            // The leader was quick: it is gone already, after it was there.
-            Err(status) if status.code() == tonic::Code::NotFound => {}
-            result => drop(result?),
-        }
+        let how = How { validate_only: request.validate_only, ..How::default() };
+        self.change(&job_name("name", &request.name)?, how, mark).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
 
     async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::PauseJobResponse>, Status> {
         let request = request.into_inner();
         let pause = |record: &mut JobRecord| {
+            alive(record)?;
             record.paused = Some(request.note.clone());
             Ok(())
         };
-        let job = self.change(&job_name(&request.name)?, "", pause).await?;
-        Ok(Response::new(v1::PauseJobResponse { job: Some(job) }))
+        let how = How { validate_only: request.validate_only, ..How::default() };
+        let paused = self.change(&job_name("name", &request.name)?, how, pause).await?;
+        Ok(Response::new(v1::PauseJobResponse { job: Some(self.message(&paused).await?) }))
     }
 
     async fn resume_job(
         &self,
         request: Request<v1::ResumeJobRequest>,
     ) -> Result<Response<v1::ResumeJobResponse>, Status> {
+        let request = request.into_inner();
         let resume = |record: &mut JobRecord| {
+            alive(record)?;
             record.paused = None;
             Ok(())
         };
-        let job = self.change(&job_name(&request.into_inner().name)?, "", resume).await?;
-        Ok(Response::new(v1::ResumeJobResponse { job: Some(job) }))
+        let how = How { validate_only: request.validate_only, ..How::default() };
+        let resumed = self.change(&job_name("name", &request.name)?, how, resume).await?;
+        Ok(Response::new(v1::ResumeJobResponse { job: Some(self.message(&resumed).await?) }))
     }
 
     async fn validate_job(
@@ -237,9 +273,9 @@ impl JobService for Api {
     type WatchJobStream = BoxStream<'static, Result<v1::WatchJobResponse, Status>>;
 
     async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
-        let name = job_name(&request.into_inner().name)?;
+        let name = job_name("name", &request.into_inner().name)?;
         let first = self.response(&name).await?;
-        let (api, clock) = (self.clone(), self.parts.clock.clone());
+        let (api, clock, stop) = (self.clone(), self.parts.clock.clone(), self.stop.clone());
         let changes = futures::stream::unfold((first.clone(), false), move |(last, over)| {
             let (api, clock, name) = (api.clone(), clock.clone(), name.clone());
             async move {
@@ -257,6 +293,7 @@ impl JobService for Api {
             }
         });
         let first = futures::stream::iter([Ok(v1::WatchJobResponse { job: Some(first) })]);
-        Ok(Response::new(first.chain(changes).boxed()))
+        // A server that shuts down waits for its streams, and this one has no end of its own.
+        Ok(Response::new(first.chain(changes).take_until(stop.cancelled_owned()).boxed()))
     }
 }

@@ -7,6 +7,7 @@ use windrow_ports::log::{Log, NewTopic};
 use windrow_protocol::{JobSpec, TopicName};
 use windrow_wire::convert;
 use windrow_wire::v1::job_service_server::JobService;
+use windrow_wire::v1::window_service_server::WindowService;
 
 use super::*;
 
@@ -17,7 +18,7 @@ fn api() -> (tempfile::TempDir, Database, Api) {
     let folder = tempfile::tempdir().unwrap();
     let db = Database::open(&folder.path().join("db")).unwrap();
     let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()) };
-    (folder, db, Api { parts })
+    (folder, db, Api { parts, cluster: v1::Cluster::default(), stop: CancellationToken::new() })
 }
 
 fn job(name: &str) -> v1::Job {
@@ -78,7 +79,7 @@ async fn pause_is_kept_with_its_note_and_lists_come_in_pages() {
     for name in ["a", "b", "c"] {
         create(&api, job(name), "").await.unwrap();
     }
-    let pause = v1::PauseJobRequest { name: "jobs/b".to_owned(), note: "harvest".to_owned() };
+    let pause = v1::PauseJobRequest { name: "jobs/b".to_owned(), note: "harvest".to_owned(), validate_only: false };
     let paused = api.pause_job(Request::new(pause)).await.unwrap().into_inner().job.unwrap();
     assert_eq!((paused.state(), paused.status.unwrap().pause_note.as_str()), (v1::JobState::Paused, "harvest"));
     let list = |page_token: &str| {
@@ -90,4 +91,134 @@ async fn pause_is_kept_with_its_note_and_lists_come_in_pages() {
     let names: Vec<_> = first.jobs.iter().chain(&second.jobs).map(|job| job.name.clone()).collect();
     assert_eq!(names, ["jobs/a", "jobs/b", "jobs/c"]);
     assert_eq!(second.next_page_token, "");
+}
+
+fn violations(status: &Status) -> Vec<(String, String)> {
+    windrow_wire::status::violations(status).into_iter().map(|v| (v.path, v.reason)).collect()
+}
+
+#[tokio::test]
+async fn each_mistake_comes_back_with_path_and_reason_and_nothing_is_stored() {
+    let (_folder, _db, api) = api();
+    type Change = fn(&mut v1::JobSpec);
+    let mistakes: [(Change, &str, &str); 6] = [
+        (
+            |spec| spec.window.as_mut().unwrap().time_zone = "Mars/Olympus".into(),
+            "spec.window.timeZone",
+            "UNKNOWN_TIME_ZONE",
+        ),
+        (|spec| spec.lateness = "1s".into(), "spec.lateness", "LATENESS_TOO_SHORT"),
+        (|spec| spec.map = "SELECT sped FROM readings".into(), "spec.map", "UNKNOWN_COLUMN"),
+        (|spec| spec.map = "COPY readings TO 'x'".into(), "spec.map", "NOT_A_QUERY"),
+        (|spec| spec.late = "sidee".into(), "spec.late", "UNKNOWN_VALUE"),
+        (|spec| spec.idle_timeout = "soon".into(), "spec.idleTimeout", "INVALID_VALUE"),
+    ];
+    for (change, path, reason) in mistakes {
+        let mut wrong = job("a");
+        change(wrong.spec.as_mut().unwrap());
+        let expected = vec![(path.to_owned(), reason.to_owned())];
+        let refused = create(&api, wrong.clone(), "").await.unwrap_err();
+        assert_eq!(violations(&refused), expected);
+        assert_eq!(windrow_wire::status::reason(&refused), reason);
+        let checks = api.validate_job(Request::new(v1::ValidateJobRequest { job: Some(wrong) })).await.unwrap();
+        let found = checks.into_inner().checks.into_iter().flat_map(|check| check.violations);
+        assert_eq!(found.map(|v| (v.path, v.reason)).collect::<Vec<_>>(), expected);
+        let get = api.get_job(Request::new(v1::GetJobRequest { name: "jobs/a".to_owned() })).await;
+        assert_eq!(get.unwrap_err().code(), Code::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn a_negative_page_size_is_refused_in_every_list() {
+    let (_folder, _db, api) = api();
+    create(&api, job("a"), "").await.unwrap();
+    let parent = "jobs/a".to_owned();
+    let jobs = v1::ListJobsRequest { page_size: -1, ..Default::default() };
+    let windows = v1::ListWindowsRequest { page_size: -1, parent: parent.clone(), ..Default::default() };
+    let partitions = v1::ListPartitionsRequest { page_size: -1, parent, ..Default::default() };
+    for status in [
+        api.list_jobs(Request::new(jobs)).await.unwrap_err(),
+        api.list_windows(Request::new(windows)).await.unwrap_err(),
+        api.list_partitions(Request::new(partitions)).await.unwrap_err(),
+    ] {
+        assert_eq!(violations(&status), [("page_size".to_owned(), "OUT_OF_RANGE".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn validate_only_fails_where_the_real_call_would_and_changes_nothing() {
+    let (_folder, _db, api) = api();
+    let dry = |job: v1::Job| {
+        let request = v1::CreateJobRequest { job: Some(job), request_id: String::new(), validate_only: true };
+        api.create_job(Request::new(request))
+    };
+    dry(job("a")).await.unwrap();
+    let get = || api.get_job(Request::new(v1::GetJobRequest { name: "jobs/a".to_owned() }));
+    assert_eq!(get().await.unwrap_err().code(), Code::NotFound);
+    let name = || "jobs/a".to_owned();
+    let delete = |validate_only| api.delete_job(Request::new(v1::DeleteJobRequest { name: name(), validate_only }));
+    assert_eq!(delete(true).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(delete(false).await.unwrap_err().code(), Code::NotFound);
+
+    create(&api, job("a"), "").await.unwrap();
+    let before = get().await.unwrap().into_inner().job;
+    assert_eq!(dry(job("a")).await.unwrap_err().code(), Code::AlreadyExists);
+    let mut moved = job("a");
+    moved.spec.as_mut().unwrap().window.as_mut().unwrap().every = "15m".to_owned();
+    let update = v1::UpdateJobRequest { job: Some(moved), validate_only: true };
+    assert_eq!(api.update_job(Request::new(update)).await.unwrap_err().code(), Code::FailedPrecondition);
+    let pause = v1::PauseJobRequest { name: name(), note: String::new(), validate_only: true };
+    api.pause_job(Request::new(pause)).await.unwrap();
+    api.resume_job(Request::new(v1::ResumeJobRequest { name: name(), validate_only: true })).await.unwrap();
+    delete(true).await.unwrap();
+    assert_eq!(get().await.unwrap().into_inner().job, before);
+}
+
+#[tokio::test]
+async fn a_job_that_is_being_deleted_takes_no_changes() {
+    let (_folder, _db, api) = api();
+    create(&api, job("a"), "").await.unwrap();
+    let name = || "jobs/a".to_owned();
+    api.delete_job(Request::new(v1::DeleteJobRequest { name: name(), validate_only: false })).await.unwrap();
+    let pause = v1::PauseJobRequest { name: name(), note: String::new(), validate_only: false };
+    let refused = api.pause_job(Request::new(pause)).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), windrow_wire::status::reason(&refused)),
+        (Code::FailedPrecondition, "JOB_DELETING".into())
+    );
+    let again = create(&api, job("a"), "").await.unwrap_err();
+    assert!(again.message().contains("is being deleted"), "{}", again.message());
+}
+
+#[tokio::test]
+async fn partitions_show_what_the_log_holds_in_the_order_of_their_numbers() {
+    let (_folder, db, api) = api();
+    create(&api, job("a"), "").await.unwrap();
+    let list = |page_token: &str| {
+        let request =
+            v1::ListPartitionsRequest { parent: "jobs/a".to_owned(), page_size: 8, page_token: page_token.to_owned() };
+        api.list_partitions(Request::new(request))
+    };
+    assert_eq!(list("").await.unwrap().into_inner().partitions, [], "the topic does not exist yet");
+    let name = TopicName::new("traffic").unwrap();
+    let new = NewTopic { name, partitions: 12, replication: 1, retention_ms: None, max_ahead_ms: None };
+    db.log().create_topic(&new).await.unwrap();
+    let first = list("").await.unwrap().into_inner();
+    let second = list(&first.next_page_token).await.unwrap().into_inner();
+    let all: Vec<_> = first.partitions.into_iter().chain(second.partitions).collect();
+    let names: Vec<_> = all.iter().map(|partition| partition.name.clone()).collect();
+    assert_eq!(names, (0..12).map(|n| format!("jobs/a/partitions/{n}")).collect::<Vec<_>>());
+    assert_eq!((all[0].log_start_offset, all[0].high_watermark, all[0].sealed_end_offset), (Some(0), Some(0), None));
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_server() {
+    use futures::StreamExt;
+    let (_folder, _db, api) = api();
+    create(&api, job("a"), "").await.unwrap();
+    let watch = v1::WatchJobRequest { name: "jobs/a".to_owned() };
+    let mut changes = api.watch_job(Request::new(watch)).await.unwrap().into_inner();
+    assert_eq!(changes.next().await.unwrap().unwrap().job.unwrap().name, "jobs/a");
+    api.stop.cancel();
+    assert!(changes.next().await.is_none());
 }

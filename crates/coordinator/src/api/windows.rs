@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, Op, Txn};
-use windrow_protocol::WindowId;
 use windrow_protocol::state::{BatchRecord, BatchState, Task, keys};
+use windrow_protocol::{JobName, Timestamp, WindowId};
+use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1::window_service_server::WindowService;
 use windrow_wire::v1::worker_service_server::WorkerService;
 use windrow_wire::{convert, v1};
@@ -37,6 +38,25 @@ fn batch(parent: &str, record: &BatchRecord) -> v1::Batch {
     }
 }
 
+/// First moment after what a batch's task covers.
+fn end(task: &Task) -> Timestamp {
+    match task {
+        Task::Map(plan) => plan.window.end,
+        Task::Finish(plan) => plan.until,
+    }
+}
+
+/// `jobs/{job}/windows/{window}`.
+fn window_name(name: &str) -> Result<(JobName, WindowId), Status> {
+    let bad = || {
+        let message =
+            format!("{name:?} is not of the form jobs/NAME/windows/START, e.g. jobs/a/windows/20150901T050000Z");
+        invalid_field("name", "INVALID_NAME", message)
+    };
+    let (job, window) = name.split_once("/windows/").ok_or_else(bad)?;
+    Ok((job_name("name", job)?, window.parse().map_err(|_| bad())?))
+}
+
 #[tonic::async_trait]
 impl WindowService for Api {
     async fn list_windows(
@@ -44,7 +64,7 @@ impl WindowService for Api {
         request: Request<v1::ListWindowsRequest>,
     ) -> Result<Response<v1::ListWindowsResponse>, Status> {
         let request = request.into_inner();
-        let job = self.job(&job_name(&request.parent)?).await?.value;
+        let job = self.job(&job_name("parent", &request.parent)?).await?.value;
         let view = self.job_view(&job.name).await?;
         let mut windows: BTreeMap<WindowId, v1::Window> = BTreeMap::new();
         for ((window, _), record) in view.batches.get(&job.name).into_iter().flatten() {
@@ -54,6 +74,7 @@ impl WindowService for Api {
                 start_time: Some(convert::timestamp(window.0)),
                 state: v1::WindowState::Running.into(),
                 batches: Vec::new(),
+                end_time: Some(convert::timestamp(end(&record.value.task))),
             });
             if record.value.state == BatchState::Failed {
                 message.state = v1::WindowState::Failed.into();
@@ -61,7 +82,7 @@ impl WindowService for Api {
             message.batches.push(batch(&name, &record.value));
         }
         let windows = windows.into_iter().map(|(window, message)| (window.to_string(), message)).collect();
-        let (windows, next_page_token) = page(windows, request.page_size, &request.page_token);
+        let (windows, next_page_token) = page(windows, request.page_size, &request.page_token)?;
         Ok(Response::new(v1::ListWindowsResponse { windows, next_page_token }))
     }
 
@@ -69,18 +90,23 @@ impl WindowService for Api {
         &self,
         request: Request<v1::RetryWindowRequest>,
     ) -> Result<Response<v1::RetryWindowResponse>, Status> {
-        let name = request.into_inner().name;
-        let bad = || Status::invalid_argument(format!("name: {name:?} is not of the form jobs/NAME/windows/START"));
-        let (job, window) = name.split_once("/windows/").ok_or_else(bad)?;
-        let window: WindowId = window.parse().map_err(|_| bad())?;
-        let job = self.job(&job_name(job)?).await?.value;
+        let request = request.into_inner();
+        let (job, window) = window_name(&request.name)?;
+        let job = self.job(&job).await?.value;
         let view = self.job_view(&job.name).await?;
+        let batches = view.batches.get(&job.name).into_iter().flatten().filter(|((w, _), _)| *w == window);
+        let batches: Vec<_> = batches.map(|((_, part), record)| (part, record)).collect();
+        if batches.is_empty() {
+            let message =
+                format!("window {window} of job {} is not in flight; `windrow get windows` lists windows", job.name);
+            return Err(error(Code::NotFound, "NO_SUCH_WINDOW", message));
+        }
+        let failed = batches.into_iter().filter(|(_, record)| record.value.state == BatchState::Failed);
+        if request.validate_only {
+            return Ok(Response::new(v1::RetryWindowResponse { batches: failed.count() as u32 }));
+        }
         let mut batches = 0;
-        for ((_, part), record) in view.batches.get(&job.name).into_iter().flatten().filter(|((w, _), _)| *w == window)
-        {
-            if record.value.state != BatchState::Failed {
-                continue;
-            }
+        for (part, record) in failed {
             let again =
                 BatchRecord { state: BatchState::Pending, failures: 0, not_before: None, ..record.value.clone() };
             let key = keys::batch(&job.name, window, *part);
@@ -89,6 +115,13 @@ impl WindowService for Api {
             batches += u32::from(self.parts.meta.txn(txn).await.map_err(meta)?.applied);
         }
         Ok(Response::new(v1::RetryWindowResponse { batches }))
+    }
+
+    async fn list_partitions(
+        &self,
+        request: Request<v1::ListPartitionsRequest>,
+    ) -> Result<Response<v1::ListPartitionsResponse>, Status> {
+        Ok(Response::new(self.partitions(request.into_inner()).await?))
     }
 }
 

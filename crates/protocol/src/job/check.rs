@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{API_VERSION, Format, JobFile, JobSpec};
+use super::{API_VERSION, Format, JobFile, JobSpec, closest};
 use crate::duration::Length;
 
 /// One thing that is wrong with a job.
@@ -72,7 +72,10 @@ impl JobSpec {
         self.check_columns(&mut violations);
         self.check_format(&mut violations);
         if let Err(error) = self.window.calendar() {
-            violations.push(Violation::new("spec.window.timeZone", "UNKNOWN_TIME_ZONE", error.to_string()));
+            let zones = jiff::tz::db().available().map(|name| name.to_string());
+            let meant = closest(&self.window.time_zone, zones).map(|name| format!("; did you mean {name}?"));
+            let message = format!("{error}{}", meant.unwrap_or_default());
+            violations.push(Violation::new("spec.window.timeZone", "UNKNOWN_TIME_ZONE", message));
         }
         self.check_times(limits, &mut violations);
         check_sql("spec.map", &self.map, &mut violations);

@@ -262,7 +262,7 @@ impl Deployment {
 
     /// Runs `verify`, which must be clean; readings in the result, and those in the late and quarantine sets.
     pub async fn verified(&self, servers: [u16; 2]) -> (u64, u64) {
-        let verified = self.run(&["verify", &self.job], servers).await;
+        let verified = self.run(&["verify", &self.job, "-o", "json"], servers).await;
         let report: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
         assert_eq!(report["clean"], true, "{report}");
         let count = |field: &str| report["ledger"][field].as_u64().unwrap();

@@ -1,0 +1,242 @@
+//! `windrow cat`: prints committed output. Reads what markers name, never what merely lies in a folder.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use arrow::array::{ArrayRef, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
+use serde_json::Value;
+use windrow_processing::parquet;
+use windrow_protocol::marker::FileEntry;
+use windrow_protocol::paths::{self, Dataset};
+use windrow_protocol::{JobName, WindowId};
+use windrow_storage::Store;
+
+use crate::history::{self, Filter, Past};
+use crate::output;
+use crate::place::{self, StoreFrom};
+
+/// Windows that are looked at for the newest one with rows.
+const LOOK_BACK: usize = 1_000;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    job: JobName,
+    /// The window that starts then, e.g. `20150901T050000Z` or `2015-09-01T05:00:00Z`.
+    #[arg(long, conflicts_with_all = ["last", "all"])]
+    window: Option<WindowId>,
+    /// The newest complete window that has rows (the default).
+    #[arg(long, conflicts_with = "all")]
+    last: bool,
+    /// All complete windows, oldest first, with a column `window`.
+    #[arg(long)]
+    all: bool,
+    /// What of the window.
+    #[arg(long, value_enum, default_value_t = What::Data)]
+    dataset: What,
+    /// Print at most so many rows; 1000 by default as table and YAML, all as JSON and CSV.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// How to print rows; `name` prints the files that hold them.
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
+    /// Folder of a `windrow dev` or `windrow demo`, running or not, instead of a server.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreFrom,
+}
+
+/// A dataset of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// The result.
+    Data,
+    /// Map outputs behind a reduce.
+    Parts,
+    /// Readings that came after their window was sealed.
+    Late,
+    /// What could not be used, with the reason.
+    Quarantine,
+}
+
+impl What {
+    fn dataset(self) -> Dataset {
+        match self {
+            Self::Data => Dataset::Data,
+            Self::Parts => Dataset::Parts,
+            Self::Late => Dataset::Late,
+            Self::Quarantine => Dataset::Quarantine,
+        }
+    }
+}
+
+/// How rows are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// For people.
+    Table,
+    /// One array of objects.
+    Json,
+    /// A list of objects.
+    Yaml,
+    /// With a header.
+    Csv,
+    /// The files' addresses.
+    Name,
+}
+
+/// Rows are printed as they are read, but for the table, whose columns need to know their widths.
+const MOST_ROWS: usize = 1_000;
+
+pub async fn run(args: Args) -> Result<()> {
+    let store = match &args.data_dir {
+        Some(folder) => place::store_in(folder)?,
+        None => args.store.open(None).await?,
+    };
+    let windows = windows(&store, &args).await?;
+    let prefix = format!("{}/", paths::dataset(&args.job, args.dataset.dataset()));
+    let files = windows.iter().flat_map(|past| files(past).map(move |file| (past.complete.plan.window.id(), file)));
+    let files: Vec<(WindowId, FileEntry)> = files.filter(|(_, file)| file.path.starts_with(&prefix)).collect();
+    if files.is_empty() {
+        eprintln!(
+            "no rows in `{}` of {}",
+            args.dataset.dataset().folder(),
+            output::count(windows.len() as u64, "window")
+        );
+    }
+    if args.output == Form::Name {
+        let mut out = std::io::stdout().lock();
+        return Ok(files.iter().try_for_each(|(_, file)| writeln!(out, "{}/{}", store.url(), file.path))?);
+    }
+    print(&store, &args, files).await
+}
+
+/// The windows that were asked for.
+async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
+    let job = &args.job;
+    if let Some(window) = args.window {
+        let past = history::window(store, job, window, true).await?;
+        return Ok(vec![
+            past.with_context(|| format!("window {window} of job {job} is not complete in {}", store.url()))?,
+        ]);
+    }
+    if args.all {
+        return Ok(history::windows(store, job, &Filter::default(), true).await?.0);
+    }
+    let mut limit = 1;
+    loop {
+        // Mostly the newest window has rows; a long quiet time costs a look at more.
+        let filter = Filter { limit: Some(limit), ..Filter::default() };
+        let (found, folders) = history::windows(store, job, &filter, false).await?;
+        if let Some(last) = found.iter().rev().find(|past| args.dataset != What::Data || past.complete.rows > 0) {
+            let id = last.complete.plan.window.id();
+            return Ok(history::window(store, job, id, true).await?.into_iter().collect());
+        }
+        if folders == 0 {
+            bail!("job {job} has no complete window in {}", store.url());
+        }
+        if limit >= folders.min(LOOK_BACK) {
+            return Ok(found.into_iter().next_back().into_iter().collect());
+        }
+        limit *= 10;
+    }
+}
+
+fn files(past: &Past) -> impl Iterator<Item = FileEntry> {
+    past.partitions.iter().flat_map(|marker| &marker.files).chain(&past.complete.files).cloned()
+}
+
+/// Where rows go.
+enum Sink {
+    Table(Vec<RecordBatch>),
+    Yaml(Vec<RecordBatch>),
+    Json(Box<arrow::json::ArrayWriter<std::io::Stdout>>),
+    Csv(Box<arrow::csv::Writer<std::io::Stdout>>),
+}
+
+impl Sink {
+    fn new(form: Form) -> Self {
+        let explicit = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
+        match form {
+            Form::Json => Self::Json(Box::new(explicit.build::<_, arrow::json::writer::JsonArray>(std::io::stdout()))),
+            Form::Csv => Self::Csv(Box::new(arrow::csv::Writer::new(std::io::stdout()))),
+            Form::Yaml => Self::Yaml(vec![]),
+            Form::Table | Form::Name => Self::Table(vec![]),
+        }
+    }
+
+    fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        match self {
+            Self::Table(batches) | Self::Yaml(batches) => batches.push(batch),
+            Self::Json(writer) => writer.write(&batch)?,
+            Self::Csv(writer) => writer.write(&batch)?,
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        let mut out = std::io::stdout();
+        match self {
+            Self::Table(batches) if batches.is_empty() => {}
+            Self::Table(batches) => writeln!(out, "{}", pretty_format_batches(&batches)?)?,
+            Self::Yaml(batches) => {
+                let mut writer = arrow::json::WriterBuilder::new()
+                    .with_explicit_nulls(true)
+                    .build::<_, arrow::json::writer::JsonArray>(Vec::new());
+                batches.iter().try_for_each(|batch| writer.write(batch))?;
+                writer.finish()?;
+                let rows: Value = serde_json::from_slice(&writer.into_inner())?;
+                write!(out, "{}", output::yaml(&rows)?)?;
+            }
+            Self::Json(mut writer) => {
+                writer.finish()?;
+                writeln!(out)?;
+            }
+            Self::Csv(_) => {}
+        }
+        Ok(out.flush()?)
+    }
+}
+
+async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) -> Result<()> {
+    let bounded = matches!(args.output, Form::Table | Form::Yaml).then_some(MOST_ROWS);
+    let mut left = args.limit.or(bounded).unwrap_or(usize::MAX);
+    let all: u64 = files.iter().map(|(_, file)| file.rows).sum();
+    let mut sink = Sink::new(args.output);
+    let local = tempfile::NamedTempFile::new()?;
+    for (window, file) in files {
+        if left == 0 {
+            break;
+        }
+        store.download(&file.path, local.path()).await.with_context(|| format!("reading {}", file.path))?;
+        for batch in parquet::read(local.path())? {
+            let batch = batch?;
+            let batch = batch.slice(0, batch.num_rows().min(left));
+            left -= batch.num_rows();
+            sink.write(if args.all { with_window(&batch, window)? } else { batch })?;
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    sink.finish()?;
+    let limit = args.limit.or(bounded).unwrap_or(usize::MAX) as u64;
+    if all > limit {
+        eprintln!("the first {limit} of {all} rows; --limit N shows more");
+    }
+    Ok(())
+}
+
+/// The batch with its window as first column.
+fn with_window(batch: &RecordBatch, window: WindowId) -> Result<RecordBatch> {
+    let column: ArrayRef = Arc::new(StringArray::from(vec![window.to_string(); batch.num_rows()]));
+    let field = Arc::new(Field::new("window", DataType::Utf8, false));
+    let fields: Vec<_> = std::iter::once(field).chain(batch.schema().fields().iter().cloned()).collect();
+    let columns = std::iter::once(column).chain(batch.columns().iter().cloned()).collect();
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}

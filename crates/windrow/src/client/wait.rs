@@ -1,0 +1,112 @@
+//! `windrow wait`: until windows are complete; at once when they can't be.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use tonic::{Code, Status};
+use windrow_protocol::Timestamp;
+use windrow_protocol::duration::Length;
+use windrow_wire::{convert, v1};
+
+use super::jobs::{self, JobArgs};
+use super::windows::{InFlight, in_flight};
+use super::{Client, said};
+use crate::output;
+use crate::progress::Progress;
+
+/// How often to look.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// As many windows are complete, empty ones included.
+    #[arg(long, conflicts_with = "until", required_unless_present = "until")]
+    windows: Option<u64>,
+    /// All windows that end by this time (RFC 3339) are complete.
+    #[arg(long)]
+    until: Option<Timestamp>,
+    /// How long to wait at most, e.g. `60s`, `5m`, `1h`.
+    #[arg(long, default_value = "60s")]
+    timeout: Length,
+}
+
+/// What is waited for; clap sees to it that one of the two is there.
+fn reached(args: &Args, status: &v1::JobStatus) -> bool {
+    let through = status.complete_through.as_ref().map(convert::time);
+    args.windows.is_none_or(|wanted| status.windows_complete >= wanted)
+        && args.until.is_none_or(|wanted| through.is_some_and(|through| through >= wanted))
+}
+
+/// A parked batch that keeps what is waited for from coming.
+async fn hopeless(client: &Client, args: &Args) -> Result<Option<InFlight>, Status> {
+    let windows = in_flight(&client.windows_in_flight(&args.job.job).await?);
+    let in_the_way = |window: &InFlight| args.until.is_none_or(|until| window.start < until);
+    Ok(windows.into_iter().find(|window| in_the_way(window) && window.failed().is_some()))
+}
+
+fn summary(job: &v1::Job) -> String {
+    let status = job.status.clone().unwrap_or_default();
+    let through = status.complete_through.as_ref().map_or_else(|| "-".to_owned(), |t| convert::time(t).to_string());
+    let mut text = format!("{} complete, through {through}", output::count(status.windows_complete, "window"));
+    let waiting = status.batches_pending + status.batches_running;
+    if waiting > 0 {
+        text += &format!("; {} in flight", output::count(waiting, "batch"));
+    }
+    if status.batches_failed > 0 {
+        text += &format!("; {} failed", output::count(status.batches_failed, "batch"));
+    }
+    match job.state() {
+        v1::JobState::Paused => text += "; the job is paused",
+        v1::JobState::Deleting => text += "; the job is being deleted",
+        _ if !status.problem.is_empty() => text += &format!("; {}", status.problem),
+        _ => {}
+    }
+    text
+}
+
+pub async fn run(args: Args) -> Result<()> {
+    let (name, server) = (&args.job.job, &args.job.server);
+    let client = server.connect().await?;
+    let deadline = Instant::now() + args.timeout.std();
+    let (mut progress, mut heard) = (Progress::spinner("waiting"), false);
+    loop {
+        let last = match client.job(name).await {
+            Ok(job) => {
+                heard = true;
+                let status = job.status.clone().unwrap_or_default();
+                let said_now = summary(&job);
+                if reached(&args, &status) {
+                    drop(progress);
+                    let text = || format!("job/{name}: {said_now}");
+                    return output::print(args.job.output.output, &jobs::value(&job), std::slice::from_ref(name), text);
+                }
+                if status.batches_failed > 0
+                    && let Some(window) = hopeless(&client, &args).await.map_err(said)?
+                {
+                    bail!(parked(&args, &window));
+                }
+                said_now
+            }
+            // Another coordinator takes over, or this one comes back.
+            Err(status) if heard && status.code() == Code::Unavailable => status.message().to_owned(),
+            Err(status) => return Err(said(status)),
+        };
+        progress.say(last.clone());
+        if Instant::now() >= deadline {
+            bail!("job {name} did not get there within {}: {last}", args.timeout);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+fn parked(args: &Args, window: &InFlight) -> String {
+    let (name, server) = (&args.job.job, &args.job.server);
+    let (part, error) = window.failed().map(|batch| (batch.part.clone(), batch.last_error.clone())).unwrap_or_default();
+    format!(
+        "job {name}: a batch of window {} ({part}) has failed and is parked: {error}\ntry it again: {}",
+        window.window,
+        server.command(&["retry", name, &window.window.to_string()])
+    )
+}

@@ -1,0 +1,134 @@
+//! Windows that are complete, from their markers in the object store. Reads the newest ones first and no more than asked.
+
+use anyhow::Result;
+use futures::{StreamExt, TryStreamExt};
+use windrow_protocol::marker::{Complete, Marker};
+use windrow_protocol::plan::Part;
+use windrow_protocol::{JobName, PartitionId, Revision, Timestamp, WindowId, paths};
+use windrow_storage::Store;
+
+use crate::progress::Progress;
+
+/// Windows whose markers are read at a time.
+const CONCURRENCY: usize = 16;
+
+/// Which windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The newest so many; all if absent.
+    pub limit: Option<usize>,
+    /// Windows that end after this.
+    pub from: Option<Timestamp>,
+    /// Windows that start before this.
+    pub until: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Whether [start, end) is asked for.
+    pub fn takes(&self, start: Timestamp, end: Timestamp) -> bool {
+        self.from.is_none_or(|from| end > from) && self.until.is_none_or(|until| start < until)
+    }
+
+    /// The folders to look into, of all in the order of time, and how many there would be without the limit.
+    fn folders(&self, all: Vec<WindowId>) -> (Vec<WindowId>, usize) {
+        let mut wanted: Vec<WindowId> =
+            all.iter().copied().filter(|window| self.until.is_none_or(|until| window.0 < until)).collect();
+        if let Some(from) = self.from {
+            // The last one that starts before it may end after it: a run of empty windows can be long.
+            let before = wanted.partition_point(|window| window.0 < from);
+            wanted.drain(..before.saturating_sub(1));
+        }
+        let total = wanted.len();
+        let skipped = self.limit.map_or(0, |limit| total.saturating_sub(limit));
+        wanted.drain(..skipped);
+        (wanted, total)
+    }
+}
+
+/// A complete window, with its partitions' markers where they were asked for.
+#[derive(Debug, Clone)]
+pub struct Past {
+    pub complete: Complete,
+    pub partitions: Vec<Marker>,
+}
+
+/// Complete windows in the order of time, and how many folders of windows match without the limit.
+pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: bool) -> Result<(Vec<Past>, usize)> {
+    let names = store.folders(&paths::commits(job)).await?;
+    let mut all: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    all.sort();
+    let (wanted, total) = filter.folders(all);
+    let mut progress = Progress::new("reading", wanted.len() as u64, "windows");
+    let mut reads = futures::stream::iter(wanted).map(|id| window(store, job, id, partitions)).buffered(CONCURRENCY);
+    let mut found = Vec::new();
+    while let Some(past) = reads.try_next().await? {
+        progress.inc(1);
+        found.extend(past.filter(|past| filter.takes(past.complete.plan.window.start, past.complete.plan.until)));
+    }
+    Ok((found, total))
+}
+
+/// One window, if it is complete: the newest revision of its markers.
+pub async fn window(store: &Store, job: &JobName, id: WindowId, partitions: bool) -> Result<Option<Past>> {
+    let mut newest: std::collections::BTreeMap<Part, Revision> = std::collections::BTreeMap::new();
+    for object in store.list(&paths::window_commits(job, id)).await? {
+        if let Some((_, _, part, revision)) = paths::parse_marker(&object.path) {
+            let held = newest.entry(part).or_insert(revision);
+            *held = revision.max(*held);
+        }
+    }
+    let Some(revision) = newest.get(&Part::Finish) else { return Ok(None) };
+    let path = paths::marker(job, id, Part::Finish, *revision);
+    let Some(complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
+    let mut past = Past { complete, partitions: vec![] };
+    if partitions {
+        let markers = newest.iter().filter_map(|(part, revision)| match part {
+            Part::Partition(partition) => Some((*partition, *revision)),
+            Part::Finish => None,
+        });
+        past.partitions = read_partitions(store, job, id, markers.collect()).await?;
+    }
+    Ok(Some(past))
+}
+
+async fn read_partitions(
+    store: &Store,
+    job: &JobName,
+    id: WindowId,
+    markers: Vec<(PartitionId, Revision)>,
+) -> Result<Vec<Marker>> {
+    let read = |(partition, revision)| async move {
+        store.read_marker::<Marker>(&paths::marker(job, id, Part::Partition(partition), revision)).await
+    };
+    let found: Vec<Option<Marker>> =
+        futures::stream::iter(markers).map(read).buffered(CONCURRENCY).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hours(hours: &[i64]) -> Vec<WindowId> {
+        hours.iter().map(|hour| WindowId(Timestamp::from_millis(hour * 3_600_000))).collect()
+    }
+
+    #[test]
+    fn the_newest_are_taken_and_a_run_that_began_before_the_filter_is_looked_at() {
+        let all = || hours(&[0, 1, 5, 6, 7]);
+        let at = |hour: i64| Some(Timestamp::from_millis(hour * 3_600_000));
+        let newest = Filter { limit: Some(2), ..Filter::default() };
+        assert_eq!(newest.folders(all()), (hours(&[6, 7]), 5));
+        let between = Filter { from: at(3), until: at(7), ..Filter::default() };
+        assert_eq!(between.folders(all()), (hours(&[1, 5, 6]), 3));
+        assert_eq!(Filter::default().folders(all()).0.len(), 5);
+    }
+
+    #[test]
+    fn windows_that_touch_the_asked_time_only_at_a_bound_are_out() {
+        let t = |hour: i64| Timestamp::from_millis(hour * 3_600_000);
+        let filter = Filter { from: Some(t(3)), until: Some(t(7)), limit: None };
+        assert!(filter.takes(t(1), t(4)) && filter.takes(t(6), t(9)));
+        assert!(!filter.takes(t(2), t(3)) && !filter.takes(t(7), t(8)));
+    }
+}
