@@ -117,7 +117,7 @@ mod tests {
         assert!(!block.has_room_for(&number(-1), &limits), "the span to the latest reading");
         assert!(!block.has_room_for(&reading(0, vec![("v", Value::I64(1))]), &limits), "another type");
         assert!(!block_of(&[number(0), number(0), number(0)]).has_room_for(&number(0), &limits), "rows");
-        assert!(!block_of(&[long.clone()]).has_room_for(&long, &limits), "bytes");
+        assert!(!block_of(std::slice::from_ref(&long)).has_room_for(&long, &limits), "bytes");
         assert!(block_of(&[]).has_room_for(&reading(i64::MIN, vec![]), &limits), "any reading may be the first");
         assert!(!block_of(&[reading(i64::MIN, vec![])]).has_room_for(&reading(i64::MAX, vec![]), &limits));
     }
