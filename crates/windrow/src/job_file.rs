@@ -41,7 +41,7 @@ pub struct Document {
 pub struct Problem {
     pub file: String,
     pub position: Option<Position>,
-    pub violation: Violation,
+    pub violation: Box<Violation>,
 }
 
 impl fmt::Display for Problem {
@@ -50,7 +50,7 @@ impl fmt::Display for Problem {
         if let Some((line, column)) = self.position {
             write!(f, ":{line}:{column}")?;
         }
-        let Violation { path, reason, message, .. } = &self.violation;
+        let Violation { path, reason, message, .. } = &*self.violation;
         let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
         write!(f, ": {path}{message} [{reason}]")
     }
@@ -59,7 +59,7 @@ impl fmt::Display for Problem {
 impl Problem {
     pub fn value(&self) -> Value {
         let (line, column) = self.position.unzip();
-        let Violation { path, reason, message, .. } = &self.violation;
+        let Violation { path, reason, message, .. } = &*self.violation;
         json!({"path": path, "reason": reason, "message": message, "line": line, "column": column})
     }
 }
@@ -117,7 +117,7 @@ impl Source {
         let malformed = |position, message: String| Problem {
             file: self.name.clone(),
             position,
-            violation: Violation::new("", "MALFORMED_YAML", message),
+            violation: Box::new(Violation::new("", "MALFORMED_YAML", message)),
         };
         let roots: Vec<Spanned<Node>> = serde_saphyr::from_multiple_with_options(&self.text, options)
             .map_err(|error| malformed(error.location().map(position), error.to_string()))?;
@@ -167,7 +167,7 @@ impl Document {
                 None => break self.start,
             }
         };
-        Problem { file: self.file.clone(), position: Some(position), violation }
+        Problem { file: self.file.clone(), position: Some(position), violation: Box::new(violation) }
     }
 
     /// From a place in a text to one in the file: exact for literal blocks and texts on one line, which is how SQL is
