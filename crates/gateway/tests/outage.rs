@@ -59,13 +59,24 @@ async fn forward(listener: tokio::net::TcpListener, to: String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_that_takes_connections_and_says_nothing_is_down_and_named() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let log = KafkaLog::new(KafkaSettings::new(address.clone())).unwrap();
+    let doors = doors_over(std::sync::Arc::new(log), creating(2));
+    until("not ready", || async { doors.readyz().await.1.contains(&address) }).await;
+    let (status, answer) = doors.post("/v1/topics/silent/readings", GOOD).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_starts_before_kafka_takes_readings_once_kafka_is_there() {
     let kafka = brokers();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let settings = KafkaSettings { timeout: Duration::from_secs(2), ..KafkaSettings::new(address.to_string()) };
-    let doors = doors_over(std::sync::Arc::new(KafkaLog::new(settings).unwrap()), creating(2));
+    let log = KafkaLog::new(KafkaSettings::new(address.to_string())).unwrap();
+    let doors = doors_over(std::sync::Arc::new(log), creating(2));
     let path = format!("/v1/topics/outage-{}/readings", uuid::Uuid::new_v4());
     until("not ready", || async { doors.readyz().await.1.contains(&address.to_string()) }).await;
     let (status, answer) = doors.post(&path, GOOD).await;

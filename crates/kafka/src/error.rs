@@ -5,10 +5,13 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use windrow_ports::LogError;
 use windrow_protocol::TopicName;
 
+use crate::heard::Heard;
+
 /// Makes errors that name the brokers.
 #[derive(Debug, Clone)]
 pub struct Errors {
     pub brokers: String,
+    pub heard: Heard,
 }
 
 /// What the broker or librdkafka said. rdkafka's own accessor leaves out administrative operations.
@@ -26,7 +29,8 @@ pub fn is_no_topic(error: &KafkaError) -> bool {
 
 impl Errors {
     pub fn unavailable(&self, what: &dyn std::fmt::Display) -> LogError {
-        LogError::Unavailable(format!("kafka at {}: {what}", self.brokers))
+        let cause = self.heard.lately().map(|cause| format!(" ({cause})")).unwrap_or_default();
+        LogError::Unavailable(format!("kafka at {}: {what}{cause}", self.brokers))
     }
 
     pub fn of(&self, topic: &TopicName, error: &KafkaError) -> LogError {
@@ -73,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_topic_that_is_missing_is_no_topic_whichever_operation_finds_out() {
-        let errors = Errors { brokers: "127.0.0.1:1".to_owned() };
+        let errors = Errors { brokers: "127.0.0.1:1".to_owned(), heard: Heard::default() };
         let topic = TopicName::new("t").unwrap();
         for error in [
             KafkaError::AdminOp(Code::UnknownTopicOrPartition),

@@ -6,6 +6,7 @@
 
 mod describe;
 mod error;
+mod heard;
 mod read;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use windrow_protocol::cut::Lookup;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
 use error::Errors;
+use heard::Heard;
 
 /// Chunks that a reader is ahead of its caller.
 const READ_AHEAD: usize = 4;
@@ -88,7 +90,7 @@ pub struct KafkaLog {
     settings: KafkaSettings,
     errors: Errors,
     /// Replaced when librdkafka says that it can't go on.
-    producer: RwLock<FutureProducer>,
+    producer: RwLock<FutureProducer<Heard>>,
     queries: Arc<BaseConsumer>,
     admin: AdminClient<DefaultClientContext>,
     readers: Arc<read::Pool>,
@@ -102,7 +104,7 @@ impl std::fmt::Debug for KafkaLog {
     }
 }
 
-fn producer(settings: &KafkaSettings) -> KafkaResult<FutureProducer> {
+fn producer(settings: &KafkaSettings, heard: &Heard) -> KafkaResult<FutureProducer<Heard>> {
     let timeout = settings.append_timeout.as_millis().to_string();
     settings
         .config(&[
@@ -114,18 +116,18 @@ fn producer(settings: &KafkaSettings) -> KafkaResult<FutureProducer> {
             ("message.timeout.ms", &timeout),
             ("queue.buffering.max.kbytes", "262144"),
         ])
-        .create()
+        .create_with_context(heard.clone())
 }
 
 impl KafkaLog {
     /// Connects when there is something to ask. `Refused` if the settings are wrong.
     pub fn new(settings: KafkaSettings) -> Result<Self, LogError> {
-        let errors = Errors { brokers: settings.brokers.clone() };
+        let errors = Errors { brokers: settings.brokers.clone(), heard: Heard::default() };
         let bad = |error: KafkaError| LogError::Refused(format!("kafka settings: {error}"));
         // A group is only named because librdkafka wants one before it assigns partitions; nothing is stored under it.
         let queries: BaseConsumer = settings.config(&[("group.id", "windrow")]).create().map_err(bad)?;
         Ok(Self {
-            producer: RwLock::new(producer(&settings).map_err(bad)?),
+            producer: RwLock::new(producer(&settings, &errors.heard).map_err(bad)?),
             queries: Arc::new(queries),
             admin: settings.config(&[]).create().map_err(bad)?,
             readers: Arc::new(read::Pool::new(settings.clone())),
@@ -185,7 +187,7 @@ impl KafkaLog {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
     }
 
-    fn producer(&self) -> FutureProducer {
+    fn producer(&self) -> FutureProducer<Heard> {
         self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -196,7 +198,7 @@ impl KafkaLog {
         }
         let mut held = self.producer.write().unwrap_or_else(PoisonError::into_inner);
         if let Some((code, reason)) = held.client().fatal_error() {
-            match producer(&self.settings) {
+            match producer(&self.settings, &self.errors.heard) {
                 Ok(new) => {
                     tracing::warn!(%code, reason, "kafka producer ended; another one takes over");
                     *held = new;

@@ -6,8 +6,9 @@ use windrow_kafka::{KafkaLog, KafkaSettings};
 use windrow_ports::LogError;
 
 #[tokio::test]
-async fn an_address_where_nobody_listens_is_named() {
+async fn an_address_where_nobody_listens_is_named_with_the_cause() {
     let settings = KafkaSettings { timeout: Duration::from_secs(1), ..KafkaSettings::new("127.0.0.1:1") };
     let error = KafkaLog::connect(settings).await.unwrap_err();
-    assert!(matches!(&error, LogError::Unavailable(what) if what.contains("127.0.0.1:1")), "{error:?}");
+    let LogError::Unavailable(what) = &error else { panic!("{error:?}") };
+    assert!(what.contains("127.0.0.1:1") && what.contains("Connection refused"), "{what}");
 }
