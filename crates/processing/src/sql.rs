@@ -14,6 +14,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::parser::ParserError;
 use windrow_protocol::JobSpec;
 use windrow_protocol::job::Violation;
 
@@ -147,14 +148,22 @@ fn planned(error: &DataFusionError) -> Refusal {
         (u32::try_from(span.start.line).unwrap_or(u32::MAX), u32::try_from(span.start.column).unwrap_or(u32::MAX))
     });
     let root = error.find_root();
-    let message = root.strip_backtrace();
-    let reason = match root {
-        DataFusionError::SQL(..) => "SQL_SYNTAX",
-        DataFusionError::SchemaError(..) => "UNKNOWN_COLUMN",
-        _ => "SQL_INVALID",
+    let (reason, message) = match root {
+        DataFusionError::SQL(error, _) => match &**error {
+            ParserError::TokenizerError(text) | ParserError::ParserError(text) => ("SQL_SYNTAX", text.clone()),
+            ParserError::RecursionLimitExceeded => ("SQL_SYNTAX", "the SQL is nested too deeply".to_owned()),
+        },
+        DataFusionError::SchemaError(..) => ("UNKNOWN_COLUMN", root.strip_backtrace()),
+        _ => ("SQL_INVALID", root.strip_backtrace()),
     };
-    let position = position.or_else(|| position_in(&message));
-    Refusal { reason, message, position }
+    // The parser says where it stopped in its text alone; the position is given beside the message, not in it.
+    match position_in(&message) {
+        Some(stopped) => {
+            let text = message.rsplit_once(" at Line: ").map_or(message.as_str(), |(text, _)| text);
+            Refusal { reason, message: text.to_owned(), position: Some(stopped) }
+        }
+        None => Refusal { reason, message, position },
+    }
 }
 
 /// The parser's errors end with `at Line: 1, Column: 8`.

@@ -52,7 +52,7 @@ async fn each_mistake_is_shown_at_its_line_and_column_with_path_and_advice() {
         ("lateness: 10m", "lateness: soon", "soon", "spec.lateness: ", "e.g. 15m"),
         ("America/Chicago", "Amerika/Chicago", "Amerika", "spec.window.timeZone: ", "did you mean America/Chicago?"),
         ("every: day", "every: dai", "dai", "spec.window.every: ", "day, week or month"),
-        ("speed: f64", "speed: f46", "f46", "spec.source.values.speed: ", "`f64`"),
+        ("speed: f64", "speed: f46", "f46", "spec.source.values.speed: ", "f64"),
         ("sum(speed)", "sum(sped)", "sped", "spec.map: ", "speed"),
         ("SELECT date_part", "SELEKT date_part", "SELEKT", "spec.map: ", "[SQL_SYNTAX]"),
         ("sum(n_speed)", "sum(n_sped)", "n_sped)", "spec.reduce: ", "n_speed"),

@@ -1,0 +1,80 @@
+//! Topics of a real Kafka that a job can't work on are refused when it is applied. `cargo xtask test` starts the services.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Stdio};
+
+use windrow_kafka::{KafkaLog, KafkaSettings};
+use windrow_ports::log::{Append, Log, NewTopic};
+use windrow_protocol::{PartitionId, Timestamp, TopicName};
+
+use crate::JOB;
+use crate::outcome::{Outcome, outcome, windrow};
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: cargo xtask test starts the services and sets it"))
+}
+
+struct Coordinator {
+    process: Child,
+    server: String,
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Coordinator {
+    /// Starts one, and waits for the line that says where it listens.
+    fn start(id: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let grpc = format!("127.0.0.1:{port}");
+        let mut command = windrow(&["coordinator", "--grpc", &grpc, "--store", "s3://bucket/prefix"]);
+        command.env("WINDROW_KAFKA", variable("WINDROW_TEST_KAFKA")).env("WINDROW_ETCD", variable("WINDROW_TEST_ETCD"));
+        command.env("WINDROW_ETCD_PREFIX", format!("/cli-{id}"));
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("gRPC listens")), "it ended before it listened");
+        // Nobody may be kept from writing on.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, server: format!("http://{grpc}") }
+    }
+
+    fn apply(&self, topic: &str) -> Outcome {
+        let text = JOB.replace("topic: fleet", &format!("topic: {topic}"));
+        let mut command = windrow(&["apply", "--dry-run", "-f", "-"]);
+        command.env("WINDROW_SERVER", &self.server);
+        outcome(command, Some(&text))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_forgets_too_soon_is_refused_and_one_with_old_readings_is_warned_of() {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let kafka = KafkaLog::connect(KafkaSettings::new(variable("WINDROW_TEST_KAFKA"))).await.unwrap();
+    let topic = |name: &str| TopicName::new(format!("cli-{name}-{id}")).unwrap();
+    for (name, retention_ms) in [("short", Some(3_600_000)), ("old", Some(86_400_000)), ("good", None)] {
+        let new = NewTopic { name: topic(name), partitions: 1, replication: 1, retention_ms, max_ahead_ms: None };
+        kafka.create_topic(&new).await.unwrap();
+    }
+    let timestamp: Timestamp = "2015-09-01T00:00:00Z".parse().unwrap();
+    let record = Append { key: None, payload: "old".into(), timestamp };
+    kafka.append(&topic("old"), PartitionId(0), vec![record]).await.unwrap();
+
+    let coordinator = Coordinator::start(&id);
+    let short = coordinator.apply(topic("short").as_str()).fails(1);
+    assert!(short.contains("<stdin>:6:12: spec.source.topic: "), "{short}");
+    assert!(short.contains("10m less than a window") && short.contains("[RETENTION_TOO_SHORT]"), "{short}");
+    let old = coordinator.apply(topic("old").as_str());
+    assert!(old.stderr.contains("vanish as soon as their segment rolls"), "{old:?}");
+    assert!(old.ok().contains("created (dry run)"));
+    let good = coordinator.apply(topic("good").as_str());
+    assert_eq!((good.code, good.stderr.as_str()), (0, ""), "{good:?}");
+    for name in ["short", "old", "good"] {
+        kafka.delete_topic(&topic(name)).await.unwrap();
+    }
+}
