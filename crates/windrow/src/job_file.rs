@@ -173,20 +173,31 @@ impl Document {
     /// From a place in a text to one in the file: exact for literal blocks and texts on one line, which is how SQL is
     /// written; the text's beginning for the others.
     fn within(&self, start: Position, (line, column): Position) -> Position {
-        let text = |line: u32| self.lines.get(line as usize - 1).map_or("", String::as_str);
-        let rest: String = text(start.0).chars().skip(start.1 as usize - 1).collect();
-        match rest.chars().next() {
-            Some('|') => {
-                let first = (start.0 + 1..).take_while(|line| *line as usize <= self.lines.len());
-                let mut filled = first.filter(|line| !text(*line).trim().is_empty());
-                let indent = filled.next().map_or(0, |line| text(line).chars().take_while(|c| *c == ' ').count());
-                (start.0 + line, indent as u32 + column)
-            }
-            Some('>') => start,
-            Some('"' | '\'') if line == 1 => (start.0, start.1 + column),
-            _ if line == 1 => (start.0, start.1 + column - 1),
-            _ => start,
+        if let Some(header) = self.literal_block(start) {
+            return (header + line, start.1 - 1 + column);
         }
+        let text = self.line_of(start.0).chars().nth(start.1 as usize - 1);
+        match text {
+            _ if line > 1 => start,
+            Some('"' | '\'') => (start.0, start.1 + column),
+            _ => (start.0, start.1 + column - 1),
+        }
+    }
+
+    fn line_of(&self, line: u32) -> &str {
+        self.lines.get(line as usize - 1).map_or("", String::as_str)
+    }
+
+    /// The line of the `|` of a literal block whose text begins here.
+    fn literal_block(&self, start: Position) -> Option<u32> {
+        let before = self.line_of(start.0).chars().take(start.1 as usize - 1);
+        if !before.into_iter().all(|c| c == ' ') {
+            return None;
+        }
+        let header = (1..start.0).rev().find(|line| !self.line_of(*line).trim().is_empty())?;
+        let text = self.line_of(header);
+        let text = text.split_once(" #").map_or(text, |(text, _)| text).trim_end();
+        text.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '+').ends_with('|').then_some(header)
     }
 }
 
