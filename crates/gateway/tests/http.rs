@@ -161,6 +161,14 @@ async fn a_request_that_can_not_be_served_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_just_made_is_waited_for() {
+    let doors = doors(creating(1));
+    doors.log.hidden.store(3, std::sync::atomic::Ordering::SeqCst);
+    let (status, answer) = doors.post(PATH, GOOD).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readings_older_than_the_topic_keeps_are_refused() {
     let doors = doors(Settings::default());
     let name = TopicName::new("traffic").unwrap();
