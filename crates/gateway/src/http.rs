@@ -11,10 +11,10 @@ mod time;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
-use axum::http::header::{CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::{HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -22,7 +22,6 @@ use serde_json::json;
 use windrow_protocol::TopicName;
 
 use crate::{Answer, Gateway, MAX_READINGS, MAX_REQUEST_BYTES, PublishError, Readiness};
-
 use json::parse;
 
 /// How long a client may take to send a body: what it holds meanwhile is room that others wait for.
@@ -56,12 +55,13 @@ async fn publish(
 ) -> Result<Json<Answer>, Failure> {
     let topic = TopicName::new(topic).map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     // What doesn't say how long it is may be as long as is allowed.
-    let bytes = content_length(request.headers()).unwrap_or(MAX_REQUEST_BYTES);
-    if bytes > MAX_REQUEST_BYTES {
+    let bytes = request.body().size_hint().exact().unwrap_or(MAX_REQUEST_BYTES as u64);
+    if bytes > MAX_REQUEST_BYTES as u64 {
         return Err(Failure::too_large());
     }
-    let room = gateway.room(bytes).await?;
+    let mut room = gateway.room(bytes as usize).await?;
     let body = body(request).await?;
+    room.keep(body.len());
     if body.trim_ascii().is_empty() {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "the body is empty; it should hold readings as JSON"));
     }
@@ -72,10 +72,6 @@ async fn publish(
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error));
     }
     Ok(Json(gateway.submit(&topic, batch, room).await?.answer().await?))
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 async fn body(request: Request) -> Result<Bytes, Failure> {

@@ -215,6 +215,14 @@ fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
+impl Room {
+    /// Gives back what is not needed for that many bytes.
+    fn keep(&mut self, bytes: usize) {
+        let surplus = self.0.num_permits().saturating_sub(permits(bytes) as usize);
+        drop(self.0.split(surplus));
+    }
+}
+
 impl Receipt {
     /// Waits until the log has all accepted readings.
     pub async fn answer(self) -> Result<Answer, PublishError> {

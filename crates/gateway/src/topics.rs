@@ -12,6 +12,9 @@ use crate::{PublishError, Settings};
 
 /// How long what is known of a topic is taken for true.
 const TOPIC_TTL: Duration = Duration::from_secs(5);
+/// How long a topic that was just made may be unknown, and the pause between two looks.
+const NEW_TOPIC_PATIENCE: Duration = Duration::from_secs(5);
+const NEW_TOPIC_PAUSE: Duration = Duration::from_millis(20);
 /// Topics that are remembered.
 const MAX_TOPICS: usize = 1_000;
 
@@ -70,10 +73,22 @@ impl Topics {
                     Ok(()) | Err(LogError::Exists(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
-                // Not every broker knows a topic that was made a moment ago.
-                self.log.topic(name).await.map_err(|error| PublishError::Again(error.to_string()))
+                self.await_new(name).await
             }
             (result, _) => Ok(result?),
+        }
+    }
+
+    /// Not every broker knows a topic that was made a moment ago.
+    async fn await_new(&self, name: &TopicName) -> Result<TopicInfo, PublishError> {
+        let made = self.clock.elapsed();
+        loop {
+            match self.log.topic(name).await {
+                Err(LogError::NoTopic(_)) if self.clock.elapsed().saturating_sub(made) < NEW_TOPIC_PATIENCE => {
+                    self.clock.sleep(NEW_TOPIC_PAUSE).await;
+                }
+                found => return found.map_err(|error| PublishError::Again(error.to_string())),
+            }
         }
     }
 }

@@ -5,7 +5,8 @@ mod support;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use support::{creating, doors};
+use futures::FutureExt;
+use support::{creating, doors, until};
 use windrow_gateway::Settings;
 use windrow_ports::log::{Log, NewTopic};
 use windrow_protocol::TopicName;
@@ -130,6 +131,19 @@ async fn a_body_over_the_limit_is_told_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_unknown_length_holds_room_for_what_it_was_in_the_end() {
+    let doors = doors(Settings { max_in_flight_bytes: 16 << 20, ..creating(1) });
+    doors.log.held.send_replace(true);
+    let body = Body::from_stream(futures::stream::iter([Ok::<_, std::io::Error>(GOOD)]));
+    let (answer, ()) = tokio::join!(doors.post(PATH, body), async {
+        until("its append waits", || async { doors.log.held.receiver_count() > 0 }).await;
+        assert!(doors.gateway.room(15 << 20).now_or_never().is_some());
+        doors.log.held.send_replace(false);
+    });
+    assert_eq!(answer.0, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_can_not_be_served_says_why() {
     let doors = doors(Settings::default());
     for (path, body, status, part) in [
@@ -144,6 +158,14 @@ async fn a_request_that_can_not_be_served_says_why() {
     }
     let request = Request::get(PATH).body(Body::empty()).unwrap();
     assert_eq!(doors.send(request).await.0, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_just_made_is_waited_for() {
+    let doors = doors(creating(1));
+    doors.log.hidden.store(3, std::sync::atomic::Ordering::SeqCst);
+    let (status, answer) = doors.post(PATH, GOOD).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

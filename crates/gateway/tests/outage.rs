@@ -101,7 +101,10 @@ async fn what_a_real_kafka_has_acknowledged_can_be_read_from_it() {
     let posts = lines.chunks(100).map(|lines| {
         let path = format!("/v1/topics/{topic}/readings");
         let (doors, body) = (&doors, lines.join("\n"));
-        async move { doors.post(&path, body).await.1["accepted"].as_u64().unwrap() }
+        async move {
+            let (_, answer) = doors.post(&path, body).await;
+            answer["accepted"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+        }
     });
     assert_eq!(futures::future::join_all(posts).await.into_iter().sum::<u64>(), 3_000);
     let mut rows = 0;

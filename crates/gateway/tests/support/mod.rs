@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub struct Faulty {
     pub down: AtomicBool,
     /// Appends wait while this is true.
     pub held: watch::Sender<bool>,
+    /// How many looks at a topic that exists find none.
+    pub hidden: AtomicUsize,
     /// What the next appends do.
     pub script: Mutex<VecDeque<Option<Fault>>>,
 }
@@ -53,6 +55,7 @@ impl Faulty {
             inner,
             down: AtomicBool::new(false),
             held: watch::Sender::new(false),
+            hidden: AtomicUsize::new(0),
             script: Mutex::default(),
         })
     }
@@ -73,7 +76,9 @@ impl Log for Faulty {
     }
     async fn topic(&self, topic: &TopicName) -> Result<TopicInfo, LogError> {
         self.check()?;
-        self.inner.topic(topic).await
+        let info = self.inner.topic(topic).await?;
+        let hidden = self.hidden.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |looks| looks.checked_sub(1));
+        if hidden.is_ok() { Err(LogError::NoTopic(topic.to_string())) } else { Ok(info) }
     }
     async fn append(&self, topic: &TopicName, p: PartitionId, records: Vec<Append>) -> Result<Vec<Offset>, LogError> {
         self.held.subscribe().wait_for(|held| !held).await.unwrap();
