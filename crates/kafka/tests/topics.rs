@@ -1,11 +1,27 @@
 //! The settings of a topic that decide whether a job can work on it are seen as they are. `cargo xtask test` starts Kafka.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use windrow_kafka::{KafkaLog, KafkaSettings};
-use windrow_ports::Log;
+use windrow_ports::log::TopicInfo;
+use windrow_ports::{Log, LogError};
 use windrow_protocol::TopicName;
+
+/// A topic that another client made a moment ago is known to all brokers soon.
+async fn described(kafka: &KafkaLog, name: &TopicName) -> TopicInfo {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match kafka.topic(name).await {
+            Err(LogError::NoTopic(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await
+            }
+            result => return result.unwrap(),
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compaction_append_time_and_retention_are_seen() {
@@ -27,7 +43,7 @@ async fn compaction_append_time_and_retention_are_seen() {
             topic = topic.set(key, value);
         }
         admin.create_topics([&topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
-        let info = kafka.topic(&name).await.unwrap();
+        let info = described(&kafka, &name).await;
         assert_eq!(
             (info.compacted, info.append_time, info.retention_ms),
             (compacted, append_time, retention_ms),

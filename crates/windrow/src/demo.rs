@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the demo; fails if the proof does.
 pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
     let folder = match data_dir {
-        Some(folder) => folder.join(format!("demo-{}", uuid::Uuid::now_v7())),
+        Some(folder) => std::path::absolute(folder)?.join(format!("demo-{}", uuid::Uuid::now_v7())),
         None => tempfile::Builder::new().prefix("windrow-demo-").tempdir()?.keep(),
     };
     let file: JobFile = job_file::built_in(JOB)?;
