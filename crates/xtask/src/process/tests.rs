@@ -32,7 +32,8 @@ fn only_a_process_with_the_recorded_command_line_counts_as_running() {
     let dir = tempfile::tempdir().unwrap();
     let (mut child, mark) = sleeper(dir.path());
     let pid = child.id();
-    assert!(is_running(pid, &mark));
+    // For a moment after the fork it has no command line of its own yet.
+    assert!(wait_for(Duration::from_secs(10), || is_running(pid, &mark).then_some(())).is_some());
     assert!(!is_running(pid, "mark-of-another"));
 
     stop(pid, "mark-of-another").unwrap();
