@@ -14,6 +14,9 @@ use crate::{outcomes, scheduler};
 /// Conditions and operations of one write, leaving room for the leader's own condition.
 const MOST: usize = MAX_TXN_OPS - 8;
 
+/// Bytes of one write after which no more is added: an assignment holds its job's SQL, and etcd takes 1.5 MiB a request.
+const MAX_BYTES: usize = 512 * 1024;
+
 /// The write that takes in reports and takes back what is lost; empty when there is nothing to do.
 pub fn settle(view: &View, now: Timestamp) -> Write {
     let mut settling = Settling { view, write: Write::default(), progress: BTreeMap::new() };
@@ -49,6 +52,13 @@ impl Settling<'_> {
         let Some(batch) = self.view.batches.get(&id.job).and_then(|batches| batches.get(&(id.window, id.part))) else {
             return;
         };
+        // The batch may be another one's by now: taken back and given away, or of a job that was made anew.
+        let theirs = |worker: &WorkerId| keys::assignment(worker, id) == key;
+        if !matches!(&batch.value.state, BatchState::Assigned { worker } if theirs(worker))
+            || batch.value.task != assignment.value.task
+        {
+            return;
+        }
         let after = outcomes::after(&batch.value, outcome, assignment.value.spec.max_attempts, now);
         let key = keys::batch(&id.job, id.window, id.part);
         self.write.when.push(Compare::Modified(key.clone(), batch.revision));
@@ -100,18 +110,18 @@ impl Settling<'_> {
 pub fn assign(view: &View, now: Timestamp) -> Write {
     let free = free_slots(view);
     let room: u32 = free.values().sum();
-    let mut write = Write::default();
+    let (mut write, mut bytes) = (Write::default(), 0);
     if room == 0 {
         return write;
     }
     let jobs = view.jobs.values().filter(|job| job.value.paused.is_none() && !job.value.deleting);
     let waiting = jobs.map(|job| runnable(view, &job.value.name, now).take(room as usize).collect()).collect();
     for (batch, worker) in scheduler::solve(scheduler::Problem { free, waiting }) {
-        if write.when.len() + 3 > MOST {
+        if write.when.len() + 3 > MOST || bytes > MAX_BYTES {
             break;
         }
         let Some(holder) = view.workers.get(&worker) else { continue };
-        hand(view, batch, &holder.value, holder.revision, &mut write);
+        bytes += hand(view, batch, &holder.value, holder.revision, &mut write);
     }
     write
 }
@@ -145,11 +155,12 @@ fn runnable<'v>(
     })
 }
 
-fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revision: i64, write: &mut Write) {
+/// Adds an assignment to a write; the bytes that it adds.
+fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revision: i64, write: &mut Write) -> usize {
     let record = &batch.value;
     let Some(spec) = view.specs.get(&(record.id.job.clone(), record.task.spec_hash().to_owned())) else {
         tracing::error!(batch = %record.id, "the spec that the batch was planned with is not stored");
-        return;
+        return 0;
     };
     let assignment = Assignment { id: record.id.clone(), task: record.task.clone(), spec: spec.clone(), outcome: None };
     let assigned = BatchRecord { state: BatchState::Assigned { worker: worker.id.clone() }, ..record.clone() };
@@ -160,8 +171,11 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
         Compare::Modified(keys::worker(&worker.id), revision),
         Compare::Absent(assignment_key.clone()),
     ]);
-    write.then.push(Op::put(key, encode(&assigned)));
-    write.then.push(Op::Put { key: assignment_key, value: encode(&assignment).into(), lease: worker.lease });
+    let (assigned, assignment) = (encode(&assigned), encode(&assignment));
+    let bytes = assigned.len() + assignment.len();
+    write.then.push(Op::put(key, assigned));
+    write.then.push(Op::Put { key: assignment_key, value: assignment.into(), lease: worker.lease });
+    bytes
 }
 
 #[cfg(test)]

@@ -15,6 +15,17 @@ use crate::view::{View, encode};
 /// Last steps that are planned at a time.
 const MOST: usize = 40;
 
+/// Windows in flight that began with another spec than the job's now, with its hash and generation.
+pub fn pinned(view: &View, job: &JobRecord) -> BTreeMap<WindowId, (String, u64)> {
+    let now = job.spec.hash();
+    let batches = view.batches.get(&job.name).into_iter().flatten();
+    let others = batches.filter_map(|((window, _), batch)| match &batch.value.task {
+        Task::Map(plan) if plan.spec_hash != now => Some((*window, (plan.spec_hash.clone(), plan.generation))),
+        _ => None,
+    });
+    others.collect()
+}
+
 /// The write that plans a job's next last steps, or its first progress; empty when there is nothing to plan.
 pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo) -> Write {
     let mut write = Write::default();
@@ -48,7 +59,11 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
     if plans.is_empty() {
         return write;
     }
-    for plan in plans {
+    let pinned = pinned(view, job);
+    for mut plan in plans {
+        if let Some((spec_hash, generation)) = pinned.get(&plan.window.id()) {
+            (plan.spec_hash, plan.generation) = (spec_hash.clone(), *generation);
+        }
         let id =
             BatchId { job: job.name.clone(), window: plan.window.id(), part: Part::Finish, revision: plan.revision };
         let key = keys::batch(&job.name, id.window, id.part);

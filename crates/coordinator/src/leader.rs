@@ -15,7 +15,7 @@ use windrow_protocol::{JobName, TopicName};
 
 use crate::mirror::Mirror;
 use crate::planner::{Planner, Silence, Write};
-use crate::view::encode;
+use crate::view::{Versioned, encode};
 use crate::{Parts, Settings, TickError, dispatch, finishing};
 
 /// Transactions in flight at a time.
@@ -132,14 +132,14 @@ impl Leader<'_> {
 
     /// One step of each job; whether any has more to cut at once.
     async fn plan_all(&mut self, mirror: &mut Mirror) -> Result<bool, TickError> {
-        let jobs: Vec<JobRecord> = mirror.view().jobs.values().map(|job| job.value.clone()).collect();
+        let jobs: Vec<Versioned<JobRecord>> = mirror.view().jobs.values().cloned().collect();
         let mut more = false;
-        for job in jobs {
+        for Versioned { value: job, revision } in jobs {
             if job.deleting {
-                self.remove(&job).await?;
+                self.remove(&job, revision).await?;
             } else if job.paused.is_none() {
                 // One job's trouble must not keep the others waiting.
-                match self.plan(&job, mirror).await {
+                match self.plan(&job, revision, mirror).await {
                     Ok(cut) => more |= cut,
                     Err(TickError::Log(error)) => {
                         tracing::warn!(job = %job.name, %error, "job could not be planned now");
@@ -180,7 +180,7 @@ impl Leader<'_> {
         Ok(false)
     }
 
-    async fn remove(&self, job: &JobRecord) -> Result<(), TickError> {
+    async fn remove(&self, job: &JobRecord, revision: i64) -> Result<(), TickError> {
         let then = vec![
             Op::DeletePrefix { prefix: keys::cursors(&job.name) },
             Op::DeletePrefix { prefix: keys::batches(&job.name) },
@@ -189,13 +189,16 @@ impl Leader<'_> {
             Op::Delete { key: keys::problem(&job.name) },
             Op::Delete { key: keys::job(&job.name) },
         ];
-        self.write(Write { when: vec![], then }).await.map(drop)
+        // Not a job of the same name that was made meanwhile.
+        let when = vec![Compare::Modified(keys::job(&job.name), revision)];
+        self.write(Write { when, then }).await.map(drop)
     }
 
     /// Notes what keeps a job from going on, or that nothing does any more.
     async fn note_problem(
         &self,
         job: &JobName,
+        revision: i64,
         problem: Option<String>,
         noted: Option<String>,
     ) -> Result<(), TickError> {
@@ -210,7 +213,8 @@ impl Leader<'_> {
             }
             None => Op::Delete { key },
         };
-        self.write(Write { when: vec![], then: vec![op] }).await.map(drop)
+        let when = vec![Compare::Modified(keys::job(job), revision)];
+        self.write(Write { when, then: vec![op] }).await.map(drop)
     }
 
     async fn topic(&mut self, name: &TopicName) -> Result<Option<TopicInfo>, LogError> {
@@ -233,7 +237,7 @@ impl Leader<'_> {
 
     /// One step of a job: cuts a window, or a run of empty ones, of each partition that has one to cut, and plans the
     /// last steps of windows. Whether there may be more to cut at once.
-    async fn plan(&mut self, job: &JobRecord, mirror: &mut Mirror) -> Result<bool, TickError> {
+    async fn plan(&mut self, job: &JobRecord, revision: i64, mirror: &mut Mirror) -> Result<bool, TickError> {
         // A topic that is not there may come: the job waits for it.
         let Some(topic) = self.topic(&job.spec.source.topic).await? else { return Ok(false) };
         let cursors = mirror.view().cursors.get(&job.name).cloned().unwrap_or_default();
@@ -251,7 +255,7 @@ impl Leader<'_> {
             (Err(error), _) => (None, Some(error.to_string())),
         };
         let noted = mirror.view().problems.get(&job.name).cloned();
-        self.note_problem(&job.name, problem, noted).await?;
+        self.note_problem(&job.name, revision, problem, noted).await?;
         let Some(calendar) = calendar else { return Ok(false) };
         let progress = mirror.view().progress.get(&job.name).map(|progress| progress.value.clone());
         let mut planner = Planner {
@@ -261,6 +265,7 @@ impl Leader<'_> {
             topic: topic.clone(),
             cursors,
             progress,
+            pinned: finishing::pinned(mirror.view(), job),
             in_flight: mirror.view().batches.get(&job.name).map_or(0, BTreeMap::len),
             max_in_flight: self.settings.max_in_flight,
         };

@@ -12,7 +12,7 @@ use windrow_protocol::duration::Length;
 use windrow_protocol::plan::{BatchId, Part, SealedBy};
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
-use windrow_protocol::{JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window};
+use windrow_protocol::{JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window, WindowId};
 
 use crate::view::{Versioned, encode};
 use crate::{Parts, TickError};
@@ -20,16 +20,35 @@ use crate::{Parts, TickError};
 /// Since when each partition's high watermark has stood still; kept by the leader between ticks.
 #[derive(Debug, Default)]
 pub struct Silence {
-    seen: HashMap<(JobName, PartitionId), (Offset, Duration)>,
+    seen: HashMap<(JobName, PartitionId), Seen>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    high_watermark: Offset,
+    since: Duration,
+    last_look: Duration,
 }
 
 impl Silence {
-    fn note(&mut self, job: &JobName, partition: PartitionId, high_watermark: Offset, now: Duration) -> Length {
-        let entry = self.seen.entry((job.clone(), partition)).or_insert((high_watermark, now));
-        if entry.0 != high_watermark {
-            *entry = (high_watermark, now);
+    /// How long a partition has been silent while it was looked at. Nobody could write while the log was away, so a gap
+    /// of half the idle timeout between two looks begins the silence anew.
+    fn note(
+        &mut self,
+        job: &JobName,
+        partition: PartitionId,
+        high_watermark: Offset,
+        now: Duration,
+        idle_timeout: Length,
+    ) -> Length {
+        let first = Seen { high_watermark, since: now, last_look: now };
+        let seen = self.seen.entry((job.clone(), partition)).or_insert(first);
+        let gap = now.saturating_sub(seen.last_look);
+        if seen.high_watermark != high_watermark || gap.as_millis() as i64 > idle_timeout.millis() / 2 {
+            *seen = first;
         }
-        Length::from_millis(i64::try_from(now.saturating_sub(entry.1).as_millis()).unwrap_or(i64::MAX))
+        seen.last_look = now;
+        Length::from_millis(i64::try_from(now.saturating_sub(seen.since).as_millis()).unwrap_or(i64::MAX))
     }
 }
 
@@ -48,6 +67,9 @@ pub struct Planner<'a> {
     pub topic: TopicInfo,
     pub cursors: BTreeMap<PartitionId, Versioned<Cursor>>,
     pub progress: Option<Progress>,
+    /// Windows in flight that began with another spec than the job's now: hash and generation. A window is computed by
+    /// one spec on all partitions, and in its last step.
+    pub pinned: BTreeMap<WindowId, (String, u64)>,
     /// The job's batches in the store.
     pub in_flight: usize,
     /// From this many on, only the partitions that are furthest behind are cut.
@@ -75,7 +97,7 @@ impl Planner<'_> {
         let silent: BTreeMap<PartitionId, Length> = bounds
             .iter()
             .map(|(partition, bounds)| {
-                (*partition, silence.note(&self.job.name, *partition, bounds.high_watermark, elapsed))
+                (*partition, silence.note(&self.job.name, *partition, bounds.high_watermark, elapsed, self.job.spec.idle_timeout))
             })
             .collect();
         let mut writes = self.new_cursors(&bounds, &silent).await?;
@@ -101,13 +123,12 @@ impl Planner<'_> {
         Ok(writes)
     }
 
-    /// The next window of each partition that may be cut. When much is in flight already, only those of the partitions
-    /// that are furthest behind: the others wait for them anyway.
+    /// The next window of each partition that may be cut. When much is in flight already, only those of partitions that
+    /// are behind others: windows that are planned in part wait for them. What is level waits for the workers.
     fn next_windows(&self) -> Vec<(PartitionId, Window)> {
-        let furthest_behind = self.cursors.values().map(|cursor| cursor.value.sealed_through).min();
+        let furthest = self.cursors.values().map(|cursor| cursor.value.sealed_through).max();
         let all = self.cursors.iter().map(|(partition, cursor)| (*partition, cursor.value.sealed_through));
-        let chosen =
-            all.filter(|(_, through)| self.in_flight < self.max_in_flight || Some(*through) == furthest_behind);
+        let chosen = all.filter(|(_, through)| self.in_flight < self.max_in_flight || Some(*through) < furthest);
         chosen.map(|(partition, through)| (partition, self.calendar.window_of(through))).collect()
     }
 
@@ -165,6 +186,8 @@ impl Planner<'_> {
         if let Some(lost) = seal.lost {
             tracing::error!(job = %self.job.name, %partition, %lost, window = %window.id(), "data loss: retention passed offsets that were not planned yet");
         }
+        let now = || (self.job.spec.hash(), self.job.generation);
+        let (spec_hash, generation) = self.pinned.get(&window.id()).cloned().unwrap_or_else(now);
         let plan = Plan {
             topic: self.name().clone(),
             topic_id: self.topic.id.clone(),
@@ -175,8 +198,8 @@ impl Planner<'_> {
             lost: seal.lost,
             sealed_by: seal.sealed_by,
             revision: Revision(0),
-            spec_hash: self.job.spec.hash(),
-            generation: self.job.generation,
+            spec_hash,
+            generation,
         };
         let part = Part::Partition(partition);
         let id = BatchId { job: self.job.name.clone(), window: window.id(), part, revision: Revision(0) };

@@ -15,6 +15,8 @@ const TOPIC_TTL: Duration = Duration::from_secs(5);
 /// How long a topic that was just made may be unknown, and the pause between two looks.
 const NEW_TOPIC_PATIENCE: Duration = Duration::from_secs(5);
 const NEW_TOPIC_PAUSE: Duration = Duration::from_millis(20);
+/// How much further ahead of its clock a broker lets records be than twice what the gateway does.
+const BROKER_SLACK_MS: i64 = 60_000;
 /// Topics that are remembered.
 const MAX_TOPICS: usize = 1_000;
 
@@ -66,7 +68,8 @@ impl Topics {
                     partitions,
                     replication: -1,
                     retention_ms: None,
-                    max_ahead_ms: Some(settings.max_skew.millis()),
+                    // Looser than the gateway's own limit: the broker's clock is another one, and it refuses whole requests.
+                    max_ahead_ms: Some(2 * settings.max_skew.millis() + BROKER_SLACK_MS),
                 };
                 match self.log.create_topic(&topic).await {
                     // Somebody else was first.

@@ -8,6 +8,7 @@ mod describe;
 mod error;
 mod heard;
 mod read;
+mod watermark;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

@@ -17,6 +17,7 @@ use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
 use crate::KafkaSettings;
 use crate::error::Errors;
+use crate::watermark;
 
 /// Records per chunk at most.
 const CHUNK_RECORDS: usize = 1_024;
@@ -51,6 +52,8 @@ impl Pool {
                 ("auto.offset.reset", "error"),
                 ("enable.partition.eof", "true"),
                 ("check.crcs", "true"),
+                // A range is all of its offsets, up to a high watermark, whatever a transaction makes of them later.
+                ("isolation.level", "read_uncommitted"),
                 ("max.partition.fetch.bytes", "4194304"),
                 ("queued.max.messages.kbytes", "16384"),
                 ("fetch.wait.max.ms", "50"),
@@ -130,8 +133,12 @@ impl Read<'_> {
                 // The end of the log: what is missing up to the range's end are the log's own markers.
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     self.expect_held()?;
-                    chunk.hand_on(tell);
-                    return Ok(());
+                    let end = watermark::last_seen(self.consumer, self.topic, self.partition);
+                    if end.is_some_and(|end| end >= self.range.end) {
+                        chunk.hand_on(tell);
+                        return Ok(());
+                    }
+                    // The broker that is read from is behind the one that knew the range's end: the rest will come.
                 }
                 Some(Err(error)) => self.tolerate(&error)?,
             }

@@ -35,11 +35,6 @@ impl HeldLease {
         self.id
     }
 
-    /// Whether work that relies on the lease must have stopped.
-    pub fn is_lost(&self) -> bool {
-        *self.lost.borrow()
-    }
-
     /// Waits until the lease can no longer be relied on.
     pub async fn lost(&self) {
         let mut lost = self.lost.clone();

@@ -93,7 +93,7 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     async fn topic(&self, topic: &TopicName) -> Result<TopicInfo, LogError>;
 
     /// Appends records to one partition in order; returns the offset of each once all are durable (acks=all).
-    /// On `Unavailable` any prefix may have been appended.
+    /// On `Unavailable` any of them may have been appended.
     async fn append(
         &self,
         topic: &TopicName,
