@@ -6,9 +6,7 @@ use bytes::Bytes;
 use windrow_ports::log::{Append, Log, NewTopic};
 use windrow_protocol::job::JobSpec;
 use windrow_protocol::plan::SealedBy;
-use windrow_protocol::{
-    Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicId, TopicName, Window,
-};
+use windrow_protocol::{Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicId, TopicName, Window};
 use windrow_wire::block::{BlockBuilder, Reading, Value};
 
 pub const PARTITIONS: i32 = 4;

@@ -51,7 +51,11 @@ impl Role {
 
 fn program() -> Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name("windrow");
-    if program.exists() { Ok(program) } else { bail!("{} is not there: cargo build --release -p windrow", program.display()) }
+    if program.exists() {
+        Ok(program)
+    } else {
+        bail!("{} is not there: cargo build --release -p windrow", program.display())
+    }
 }
 
 /// A port that nobody listens on.

@@ -15,7 +15,8 @@ pub struct Line {
 
 /// All lines, ready for a README.
 pub fn markdown(lines: &[Line]) -> String {
-    let mut text = String::from("| path | what was run | measured | floor -> goal | roofline |\n|---|---|---|---|---|\n");
+    let mut text =
+        String::from("| path | what was run | measured | floor -> goal | roofline |\n|---|---|---|---|---|\n");
     for line in lines {
         let Line { path, what, measured, floor_and_goal, roofline } = line;
         text += &format!("| `{path}` | {what} | {measured} | {floor_and_goal} | {roofline} |\n");

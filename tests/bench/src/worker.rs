@@ -86,16 +86,18 @@ pub async fn obey(order: Order) -> Result<Report> {
     let engine = Engine::new(EngineSettings { memory_bytes: 256 << 20, scratch: scratch.clone() });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let tools = Tools { log, store, clock, engine, scratch };
-    let (cpu, began) = (own_cpu(), Instant::now());
+    let (cpu, began) = (own_cpu()?, Instant::now());
     let batches = (0..fleet::PARTITIONS).map(|partition| {
         let (tools, assignment) = (tools.clone(), assignment(&order, partition));
-        async move { tokio::spawn(async move { attempt::run(&tools, &assignment?).await.map_err(anyhow::Error::from) }).await? }
+        async move {
+            tokio::spawn(async move { attempt::run(&tools, &assignment?).await.map_err(anyhow::Error::from) }).await?
+        }
     });
     let summaries: Vec<_> = stream::iter(batches).buffer_unordered(order.slots).try_collect().await?;
     Ok(Report {
         read: summaries.iter().map(|summary| summary.ledger.read).sum(),
         kept: summaries.iter().map(|summary| summary.ledger.kept).sum(),
-        cpu_seconds: (own_cpu() - cpu).as_secs_f64(),
+        cpu_seconds: (own_cpu()? - cpu).as_secs_f64(),
         seconds: began.elapsed().as_secs_f64(),
         peak_bytes: memory_of("self", "VmHWM")?,
     })

@@ -85,7 +85,10 @@ fn line(backlog: &Backlog, rows: bool, runs: &Runs, parts: &Parts, options: &Opt
 fn memory(backlog: &Backlog, runs: &Runs, options: &Options) -> Line {
     Line {
         path: "blocks-rows, memory",
-        what: format!("highest resident memory of that process, {} slots, {} readings", options.slots, backlog.readings),
+        what: format!(
+            "highest resident memory of that process, {} slots, {} readings",
+            options.slots, backlog.readings
+        ),
         measured: megabytes(runs.peak_bytes()),
         floor_and_goal: "500 -> 250 MB",
         roofline: String::new(),
