@@ -186,32 +186,55 @@ impl Read<'_> {
     }
 }
 
+/// Records on their way to the caller. Their bytes lie in one buffer, since messages may be small and many.
 #[derive(Default)]
 struct Chunk {
-    records: Vec<Record>,
-    bytes: usize,
+    records: Vec<Place>,
+    bytes: Vec<u8>,
+}
+
+/// Where a record's key and payload end in the chunk's buffer; the payload begins where the key ends.
+struct Place {
+    offset: Offset,
+    timestamp: Timestamp,
+    key_end: Option<usize>,
+    end: usize,
 }
 
 impl Chunk {
     fn push(&mut self, message: &impl Message) {
-        let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
-        self.bytes += payload.len();
-        self.records.push(Record {
+        let key_end = message.key().map(|key| {
+            self.bytes.extend_from_slice(key);
+            self.bytes.len()
+        });
+        self.bytes.extend_from_slice(message.payload().unwrap_or_default());
+        self.records.push(Place {
             offset: Offset(message.offset()),
             timestamp: Timestamp::from_millis(message.timestamp().to_millis().unwrap_or(0)),
-            key: message.key().map(Bytes::copy_from_slice),
-            payload,
+            key_end,
+            end: self.bytes.len(),
         });
     }
 
     fn is_full(&self) -> bool {
-        self.records.len() >= CHUNK_RECORDS || self.bytes >= CHUNK_BYTES
+        self.records.len() >= CHUNK_RECORDS || self.bytes.len() >= CHUNK_BYTES
     }
 
     /// Whether somebody still listens.
     fn hand_on(&mut self, tell: &Sender<Result<Vec<Record>, LogError>>) -> bool {
-        self.bytes = 0;
-        let records = std::mem::take(&mut self.records);
-        records.is_empty() || tell.blocking_send(Ok(records)).is_ok()
+        if self.records.is_empty() {
+            return true;
+        }
+        // The next chunk will be about as large.
+        let next = Vec::with_capacity(self.bytes.len());
+        let bytes = Bytes::from(std::mem::replace(&mut self.bytes, next));
+        let mut start = 0;
+        let records = self.records.drain(..).map(|Place { offset, timestamp, key_end, end }| {
+            let key = key_end.map(|key_end| bytes.slice(start..key_end));
+            let payload = bytes.slice(key_end.unwrap_or(start)..end);
+            start = end;
+            Record { offset, timestamp, key, payload }
+        });
+        tell.blocking_send(Ok(records.collect())).is_ok()
     }
 }

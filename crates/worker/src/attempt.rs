@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use futures::{StreamExt, TryStreamExt};
-use tokio::sync::mpsc;
 use windrow_ports::LogError;
-use windrow_processing::parquet::{FILE_BYTES, Writer, WrittenFile, read};
-use windrow_processing::{BatchStream, ProcessingError};
+use windrow_processing::ProcessingError;
+use windrow_processing::parquet::{WrittenFile, read};
 use windrow_protocol::commit::Verdict;
 use windrow_protocol::marker::{Complete, FileEntry, Input, MARKER_VERSION, Marker};
 use windrow_protocol::paths::{self, Dataset};
@@ -16,10 +14,7 @@ use windrow_protocol::{AttemptId, JobSpec, Ledger, OffsetRange, Plan};
 use windrow_storage::StoreError;
 
 use crate::Tools;
-use crate::intake::{Intake, quarantine_schema};
-
-/// Batches of `readings` between reading and SQL.
-const QUEUE: usize = 4;
+use crate::compute::{self, on_own_thread};
 
 /// Why a try failed, by what becomes of the batch.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +103,16 @@ impl Run<'_> {
             return Ok(summary(&found.files, &found.ledger, self.result()));
         }
         let range = self.check_range(plan).await?;
-        let (outputs, intake) = self.compute(plan, range).await?;
-        let (mut ledger, quarantine_reasons) = intake.ledger();
+        let work = compute::Map {
+            log: self.tools.log.clone(),
+            engine: self.tools.engine.clone(),
+            spec: self.spec.clone(),
+            plan: plan.clone(),
+            range,
+            result: self.result(),
+            folder: self.scratch.clone(),
+        };
+        let compute::Computed { outputs, mut ledger, quarantine_reasons } = on_own_thread(work.run()).await?;
         ledger.lost_offsets = ledger.lost_offsets.max(plan.read.len() - range.len());
         ledger.check().map_err(AttemptError::Park)?;
         let mut files = Vec::new();
@@ -162,63 +165,6 @@ impl Run<'_> {
         Ok(OffsetRange::new(log_start.max(plan.read.start), plan.read.end))
     }
 
-    /// Reads the range, runs the map, and writes all outputs to scratch disk.
-    async fn compute(
-        &self,
-        plan: &Plan,
-        range: OffsetRange,
-    ) -> Result<(Vec<(Dataset, Vec<WrittenFile>)>, Intake), AttemptError> {
-        let mut intake = Intake::new(self.spec, plan);
-        let mut late = self.writer(Dataset::Late, intake.schema());
-        let mut quarantine = self.writer(Dataset::Quarantine, quarantine_schema());
-        let (tell, told) = mpsc::channel(QUEUE);
-        let output = self.tools.engine.map(self.spec, told).await?;
-        let result = self.write(self.result(), output);
-        let mut records = self.tools.log.read(&plan.topic, plan.partition, range);
-        let feed = async {
-            loop {
-                let chunk = records.next().await.transpose()?;
-                let ended = chunk.is_none();
-                for record in chunk.iter().flatten() {
-                    intake.push(record);
-                }
-                if ended || intake.is_ready() {
-                    let taken = intake.take().map_err(|error| AttemptError::Park(error.to_string()))?;
-                    taken.late.map(|batch| late.write(&batch)).transpose()?;
-                    taken.quarantine.map(|batch| quarantine.write(&batch)).transpose()?;
-                    if let Some(batch) = taken.on_time {
-                        // A query that has ended (LIMIT) needs no more; what it failed with is its own result.
-                        let _ = tell.send(Ok(batch)).await;
-                    }
-                }
-                if ended {
-                    drop(tell);
-                    return Ok::<_, AttemptError>(());
-                }
-            }
-        };
-        let (fed, result) = tokio::join!(feed, result);
-        fed?;
-        let outputs = vec![
-            (self.result(), result?),
-            (Dataset::Late, late.finish()?),
-            (Dataset::Quarantine, quarantine.finish()?),
-        ];
-        Ok((outputs, intake))
-    }
-
-    fn writer(&self, dataset: Dataset, schema: arrow::datatypes::SchemaRef) -> Writer {
-        Writer::new(&self.scratch, dataset.folder(), schema, FILE_BYTES)
-    }
-
-    async fn write(&self, dataset: Dataset, mut output: BatchStream) -> Result<Vec<WrittenFile>, ProcessingError> {
-        let mut writer = self.writer(dataset, output.schema.clone());
-        while let Some(batch) = output.batches.try_next().await? {
-            writer.write(&batch)?;
-        }
-        writer.finish()
-    }
-
     async fn stage(&self, dataset: Dataset, written: Vec<WrittenFile>) -> Result<Vec<FileEntry>, AttemptError> {
         let mut files = Vec::new();
         for (number, file) in (0..).zip(written) {
@@ -265,8 +211,12 @@ impl Run<'_> {
         // As for a map: a window without readings has no rows.
         if self.spec.reduce.is_some() && ledger.kept > 0 {
             let local = self.fetch(&parts).await?;
-            let output = self.tools.engine.reduce(self.spec, local).await?;
-            let written = self.write(Dataset::Data, output).await?;
+            let (engine, spec, folder) = (self.tools.engine.clone(), self.spec.clone(), self.scratch.clone());
+            let reduce = async move {
+                let output = engine.reduce(&spec, local).await?;
+                Ok::<_, AttemptError>(compute::write(&folder, Dataset::Data, output).await?)
+            };
+            let written = on_own_thread(reduce).await?;
             files = self.stage(Dataset::Data, written).await?;
             rows = files.iter().map(|file| file.rows).sum();
         }

@@ -8,19 +8,24 @@ use arrow::record_batch::RecordBatch;
 use windrow_ports::log::Record;
 use windrow_processing::readings_schema;
 use windrow_protocol::job::{Format, LatePolicy, ValueType};
-use windrow_protocol::{JobSpec, Ledger, OffsetRange, Plan, Timestamp, Window};
-use windrow_wire::block::{self, Decoded, DecodedColumn, Values};
+use windrow_protocol::{JobSpec, Ledger, Offset, OffsetRange, Plan, Timestamp, Window};
+use windrow_wire::block::{self, Decoded, Values};
 
+mod columns;
 mod dedup;
 mod json;
 mod rows;
 
-use dedup::Dedup;
+use columns::Chosen;
+use dedup::{Dedup, DeviceNumber};
 pub use rows::quarantine_schema;
 use rows::{Quarantine, Rows};
 
 /// Rows that are collected before they are handed on.
 const BATCH_ROWS: usize = 8_192;
+
+/// Bytes of strings, or of quarantined records, that are collected before the rows are handed on, however few these are.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reasons that a marker repeats for people.
 const MAX_REASONS: usize = 10;
@@ -53,10 +58,14 @@ pub struct Intake {
     window: Window,
     owned: OffsetRange,
     columns: Vec<(String, ValueType)>,
+    /// How JSON messages are read.
+    fields: json::Fields,
     on_time: Rows,
     late: Rows,
     quarantine: Quarantine,
     dedup: Dedup,
+    /// Places of the devices of the block before, in its order.
+    numbers: Vec<DeviceNumber>,
     ledger: Ledger,
     reasons: Vec<String>,
 }
@@ -73,9 +82,11 @@ impl Intake {
             owned: plan.owned,
             on_time: Rows::new(schema.clone(), &columns),
             late: Rows::new(schema, &columns),
+            fields: json::Fields::new(spec, &columns),
             columns,
             quarantine: Quarantine::default(),
             dedup: Dedup::default(),
+            numbers: Vec::new(),
             ledger: Ledger { lost_offsets: plan.lost.map_or(0, |lost| lost.len()), ..Ledger::default() },
             reasons: Vec::new(),
         }
@@ -91,7 +102,7 @@ impl Intake {
         self.ledger.records += 1;
         match self.spec.source.format {
             Format::Windrow => match block::decode(&record.payload) {
-                Ok(block) => self.push_block(record, &block),
+                Ok(block) => self.push_block(record, block, false),
                 Err(error) => self.undecodable(record, &error.to_string()),
             },
             Format::Json => self.push_json(record),
@@ -111,127 +122,182 @@ impl Intake {
     }
 
     fn push_json(&mut self, record: &Record) {
-        let message = match json::parse(record, &self.spec, &self.columns) {
+        let message = match json::parse(record, &self.fields) {
             Ok(message) => message,
             Err(reason) => return self.undecodable(record, &reason),
         };
-        for bad in message.unfit {
+        for bad in &message.unfit {
             // Without a usable time of its own a reading counts by its message's.
             let time = bad.time.unwrap_or(record.timestamp);
-            let fate = match self.fate(record, time) {
+            let fate = match self.fate(record.offset, time) {
                 Fate::OnTime => Fate::Unfit { on_time: true },
                 Fate::Late => Fate::Unfit { on_time: false },
                 other => other,
             };
-            self.count(fate);
+            self.count(fate, 1);
             if matches!(fate, Fate::Unfit { .. }) {
                 self.reason(record, &bad.reason);
                 self.quarantine.push(record, None, Some(time), &bad.reason);
             }
         }
-        for mut builder in message.blocks {
-            let bytes = builder.finish();
-            match block::decode(&bytes) {
-                Ok(block) => self.push_block(record, &block),
-                Err(error) => self.undecodable(record, &error.to_string()),
+        for (reading, values) in message.readings() {
+            let mut fate = self.fate(record.offset, reading.time);
+            if fate == Fate::OnTime
+                && let Some(seq) = reading.seq
+            {
+                let number = self.dedup.number(&reading.device, None);
+                if !self.dedup.is_new(number, seq, reading.time.micros()) {
+                    fate = Fate::Duplicate;
+                }
+            }
+            self.count(fate, 1);
+            match fate {
+                Fate::OnTime => self.on_time.push(reading, values),
+                Fate::Late if self.spec.late == LatePolicy::Side => self.late.push(reading, values),
+                _ => {}
             }
         }
     }
 
-    fn fate(&self, record: &Record, time: Timestamp) -> Fate {
+    fn fate(&self, offset: Offset, time: Timestamp) -> Fate {
         if self.window.contains(time) {
             Fate::OnTime
-        } else if time < self.window.start && self.owned.contains(record.offset) {
+        } else if time < self.window.start && self.owned.contains(offset) {
             Fate::Late
         } else {
             Fate::Skipped
         }
     }
 
-    fn count(&mut self, fate: Fate) {
-        self.ledger.read += 1;
+    fn count(&mut self, fate: Fate, n: u64) {
+        let ledger = &mut self.ledger;
+        ledger.read += n;
         match fate {
-            Fate::Late | Fate::Unfit { on_time: false } => self.ledger.late += 1,
-            Fate::Skipped => self.ledger.skipped += 1,
+            Fate::Late | Fate::Unfit { on_time: false } => ledger.late += n,
+            Fate::Skipped => ledger.skipped += n,
             Fate::OnTime => {
-                self.ledger.on_time += 1;
-                self.ledger.kept += 1;
+                ledger.on_time += n;
+                ledger.kept += n;
             }
             Fate::Duplicate => {
-                self.ledger.on_time += 1;
-                self.ledger.duplicate += 1;
+                ledger.on_time += n;
+                ledger.duplicate += n;
             }
             Fate::Unfit { on_time: true } => {
-                self.ledger.on_time += 1;
-                self.ledger.quarantined += 1;
+                ledger.on_time += n;
+                ledger.quarantined += n;
             }
         }
     }
 
-    fn push_block(&mut self, record: &Record, block: &Decoded<'_>) {
-        let times: Vec<Timestamp> = block.times_us.iter().map(|us| Timestamp::from_micros(*us)).collect();
-        let mut fates: Vec<Fate> = times.iter().map(|time| self.fate(record, *time)).collect();
-        self.find_duplicates(block, &times, &mut fates);
-        let columns: Vec<Option<&DecodedColumn<'_>>> =
-            self.columns.iter().map(|(name, _)| block.columns.iter().find(|column| column.name == name)).collect();
-        self.find_unfit(record, block, &columns, &times, &mut fates);
+    /// Takes a block as a whole if that can be, or reading by reading; with the same outcome.
+    fn push_block(&mut self, record: &Record, mut block: Decoded<'_>, one_by_one: bool) {
+        // What a calendar can't hold counts as its first or last moment.
+        for time in &mut block.times_us {
+            *time = Timestamp::from_micros(*time).micros();
+        }
+        let columns = std::mem::take(&mut block.columns);
+        let columns: Vec<Option<&Values<'_>>> = self
+            .columns
+            .iter()
+            .map(|(name, _)| columns.iter().find(|column| column.name == name).map(|column| &column.values))
+            .collect();
+        if !one_by_one && self.is_whole(&block, &columns) {
+            self.push_whole(&block, &columns);
+        } else {
+            self.push_rows(record, &block, &columns);
+        }
+    }
+
+    /// Whether every reading of a block is on time and of the declared types: true of nearly all blocks.
+    fn is_whole(&self, block: &Decoded<'_>, columns: &[Option<&Values<'_>>]) -> bool {
+        let (start, end) = (self.window.start.micros(), self.window.end.micros());
+        let on_time = block.times_us.iter().fold(true, |all, time| all & (start <= *time) & (*time < end));
+        on_time && columns.iter().zip(&self.columns).all(|(found, (_, declared))| mismatch(*found, *declared).is_none())
+    }
+
+    /// Takes a block whose readings are all on time and fit, without deciding for each of them.
+    fn push_whole(&mut self, block: &Decoded<'_>, columns: &[Option<&Values<'_>>]) {
+        let mut repeats = Vec::new();
+        self.find_repeats(block, |_| true, |row| repeats.push(row as u32));
+        self.count(Fate::Duplicate, repeats.len() as u64);
+        self.count(Fate::OnTime, (block.row_count - repeats.len()) as u64);
+        if repeats.is_empty() {
+            return self.on_time.append(block, columns, Chosen::All);
+        }
+        let mut repeats = repeats.into_iter().peekable();
+        let firsts: Vec<u32> = (0..block.row_count as u32).filter(|row| repeats.next_if_eq(row).is_none()).collect();
+        self.on_time.append(block, columns, Chosen::These(&firsts));
+    }
+
+    /// Takes a block reading by reading.
+    fn push_rows(&mut self, record: &Record, block: &Decoded<'_>, columns: &[Option<&Values<'_>>]) {
+        let times = block.times_us.iter().map(|us| Timestamp::from_micros(*us));
+        let mut fates: Vec<Fate> = times.map(|time| self.fate(record.offset, time)).collect();
+        let mut repeats = Vec::new();
+        self.find_repeats(block, |row| fates[row] == Fate::OnTime, |row| repeats.push(row));
+        for row in repeats {
+            fates[row] = Fate::Duplicate;
+        }
+        self.find_unfit(record, block, columns, &mut fates);
         for fate in &fates {
-            self.count(*fate);
+            self.count(*fate, 1);
         }
-        if fates.contains(&Fate::OnTime) {
-            self.on_time.append(block, &times, &columns, |row| fates[row] == Fate::OnTime);
+        let rows_of = |wanted: Fate| -> Vec<u32> {
+            (0..).zip(&fates).filter(|(_, fate)| **fate == wanted).map(|(row, _)| row).collect()
+        };
+        let (on_time, late) = (rows_of(Fate::OnTime), rows_of(Fate::Late));
+        if !on_time.is_empty() {
+            self.on_time.append(block, columns, Chosen::These(&on_time));
         }
-        if self.spec.late == LatePolicy::Side && fates.contains(&Fate::Late) {
-            self.late.append(block, &times, &columns, |row| fates[row] == Fate::Late);
+        if self.spec.late == LatePolicy::Side && !late.is_empty() {
+            self.late.append(block, columns, Chosen::These(&late));
         }
     }
 
-    fn find_duplicates(&mut self, block: &Decoded<'_>, times: &[Timestamp], fates: &mut [Fate]) {
+    /// Names the on-time readings that repeat a sequence number of their device, and notes the others.
+    fn find_repeats(&mut self, block: &Decoded<'_>, on_time: impl Fn(usize) -> bool, mut repeat: impl FnMut(usize)) {
         let Some(seqs) = &block.seqs else { return };
-        for (row, seq) in seqs.rows(block.row_count).enumerate() {
-            let device = block.devices[block.device_index[row] as usize];
-            if let Some(seq) = seq
-                && fates[row] == Fate::OnTime
-                && !self.dedup.is_new(device, seq, times[row].micros())
-            {
-                fates[row] = Fate::Duplicate;
+        let before = std::mem::take(&mut self.numbers);
+        let places = block.devices.iter().enumerate();
+        self.numbers.extend(places.map(|(i, device)| self.dedup.number(device, before.get(i).copied())));
+        let mut look = |row: usize, seq: u64| {
+            let number = self.numbers[block.device_index[row] as usize];
+            if on_time(row) && !self.dedup.is_new(number, seq, block.times_us[row]) {
+                repeat(row);
             }
+        };
+        if seqs.presence.is_none() {
+            seqs.values.iter().enumerate().for_each(|(row, seq)| look(row, *seq));
+        } else {
+            let rows = seqs.rows(block.row_count).enumerate();
+            rows.filter_map(|(row, seq)| Some((row, seq?))).for_each(|(row, seq)| look(row, seq));
         }
     }
 
-    /// Readings with a value of another type than the job declares. Whole numbers pass as floats, nothing else does.
+    /// Readings with a value of another type than the job declares.
     fn find_unfit(
         &mut self,
         record: &Record,
         block: &Decoded<'_>,
-        columns: &[Option<&DecodedColumn<'_>>],
-        times: &[Timestamp],
+        columns: &[Option<&Values<'_>>],
         fates: &mut [Fate],
     ) {
-        for (i, column) in columns.iter().enumerate() {
-            let Some(column) = column else { continue };
+        for (i, found) in columns.iter().enumerate() {
             let (name, declared) = &self.columns[i];
-            let (found, presence) = match &column.values {
-                Values::F64(v) => ("f64", &v.presence),
-                Values::I64(v) => ("i64", &v.presence),
-                Values::Bool(v) => ("bool", &v.presence),
-                Values::Text { index, .. } => ("string", &index.presence),
-            };
-            if found == declared.name() || (found == "i64" && *declared == ValueType::F64) {
-                continue;
-            }
+            let Some((found, presence)) = mismatch(*found, *declared) else { continue };
             let reason = format!("column {name:?} is {found} but the job declares {}", declared.name());
-            for row in 0..block.row_count {
-                let present = presence.as_ref().is_none_or(|bits| bits[row / 8] >> (row % 8) & 1 == 1);
-                let on_time = match fates[row] {
+            for (row, fate) in fates.iter_mut().enumerate() {
+                let on_time = match fate {
                     Fate::OnTime => true,
                     Fate::Late => false,
                     _ => continue,
                 };
-                if present {
-                    fates[row] = Fate::Unfit { on_time };
+                if presence.is_none_or(|bits| bits[row / 8] >> (row % 8) & 1 == 1) {
+                    *fate = Fate::Unfit { on_time };
                     let device = block.devices[block.device_index[row] as usize];
-                    self.quarantine.push(record, Some(device), Some(times[row]), &reason);
+                    let time = Timestamp::from_micros(block.times_us[row]);
+                    self.quarantine.push(record, Some(device), Some(time), &reason);
                 }
             }
             self.reason(record, &reason);
@@ -240,7 +306,9 @@ impl Intake {
 
     /// Whether enough rows are there to hand on.
     pub fn is_ready(&self) -> bool {
-        self.on_time.len() >= BATCH_ROWS || self.late.len() >= BATCH_ROWS || self.quarantine.len() >= BATCH_ROWS
+        let full = |rows: &Rows| rows.len() >= BATCH_ROWS || rows.text_bytes() >= BATCH_BYTES;
+        let quarantine = self.quarantine.len() >= BATCH_ROWS || self.quarantine.bytes() >= BATCH_BYTES;
+        full(&self.on_time) || full(&self.late) || quarantine
     }
 
     /// What has been collected since the last time.
@@ -257,6 +325,19 @@ impl Intake {
     pub fn lose(&mut self, offsets: u64) {
         self.ledger.lost_offsets = self.ledger.lost_offsets.max(offsets);
     }
+}
+
+/// What a column is and which rows have it, if that is not what the job declares. Whole numbers pass as floats, nothing
+/// else does.
+fn mismatch<'a>(found: Option<&'a Values<'_>>, declared: ValueType) -> Option<(&'static str, Option<&'a [u8]>)> {
+    let (name, presence) = match found? {
+        Values::F64(v) => ("f64", &v.presence),
+        Values::I64(v) => ("i64", &v.presence),
+        Values::Bool(v) => ("bool", &v.presence),
+        Values::Text { index, .. } => ("string", &index.presence),
+    };
+    let fits = name == declared.name() || (name == "i64" && declared == ValueType::F64);
+    (!fits).then_some((name, *presence))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Stateless: it owns scratch files and a lease, both of which may vanish at any moment without harm.
 
 pub mod attempt;
+mod compute;
 pub mod intake;
 mod work;
 

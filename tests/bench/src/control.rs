@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use windrow_coordinator::Parts;
 use windrow_embedded::Database;
+use windrow_etcd::{EtcdSettings, EtcdStore};
 use windrow_ports::log::Append;
 use windrow_ports::meta::{Event, Op, Txn};
 use windrow_ports::{Clock, Log, MetaStore, SystemClock};
@@ -22,9 +23,8 @@ use windrow_worker::Tools;
 
 use crate::fleet::{self, START_US};
 use crate::measure::median;
-use crate::prefixed::Prefixed;
 use crate::table::Line;
-use crate::{Options, Path};
+use crate::{Options, Path, variable};
 
 const MINUTE_US: i64 = 60_000_000;
 /// How long one measurement may take.
@@ -38,7 +38,7 @@ const SPREAD: i32 = 50;
 struct Control {
     folder: tempfile::TempDir,
     db: Database,
-    meta: Arc<Prefixed>,
+    meta: Arc<EtcdStore>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
     job: JobName,
@@ -61,7 +61,9 @@ impl Control {
             });
             stream::iter(appends).buffer_unordered(1_024).try_collect::<()>().await?;
         }
-        let meta = Prefixed::connect().await?;
+        let mut settings = EtcdSettings::new(vec![variable("WINDROW_TEST_ETCD")?]);
+        settings.prefix = format!("/bench-{}", uuid::Uuid::new_v4().simple());
+        let meta = Arc::new(EtcdStore::connect(&settings).await?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let stop = CancellationToken::new();
         let parts = Parts { log: db.log(), meta: meta.clone(), clock: clock.clone() };
@@ -71,7 +73,7 @@ impl Control {
         Ok(control)
     }
 
-    async fn until(&self, what: &str, holds: impl AsyncFn(&Prefixed) -> Result<bool>) -> Result<()> {
+    async fn until(&self, what: &str, holds: impl AsyncFn(&EtcdStore) -> Result<bool>) -> Result<()> {
         let wait = async {
             while !holds(&self.meta).await? {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -106,7 +108,8 @@ impl Control {
 
     async fn end(self) -> Result<()> {
         self.stop.cancel();
-        self.meta.clear().await
+        let then = vec![Op::DeletePrefix { prefix: String::new() }];
+        Ok(self.meta.txn(Txn { when: vec![], then }).await.map(drop)?)
     }
 }
 

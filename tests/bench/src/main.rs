@@ -7,7 +7,6 @@ mod fleet;
 mod gateway;
 mod measure;
 mod parts;
-mod prefixed;
 mod process;
 mod table;
 
@@ -64,6 +63,8 @@ enum Path {
     JsonRows,
     /// One JSON message per reading to aggregates.
     JsonAggregates,
+    /// gRPC to a gateway, acknowledged by Kafka.
+    Grpc,
     /// HTTP NDJSON to a gateway, acknowledged by Kafka.
     Http,
     /// Planning one window over many partitions.
@@ -91,6 +92,7 @@ async fn main() -> Result<()> {
     let mut lines = Vec::new();
     lines.extend(worker_lines::measure(&options, false).await?);
     lines.extend(worker_lines::measure(&options, true).await?);
+    lines.extend(gateway::grpc(&options).await?);
     lines.extend(gateway::http(&options).await?);
     lines.extend(control::planning(&options).await?);
     lines.extend(control::batches(&options).await?);

@@ -71,11 +71,11 @@ pub async fn measure(log: &dyn Log, backlog: &Backlog, repeats: usize) -> Result
 async fn once(log: &dyn Log, backlog: &Backlog) -> Result<Parts> {
     let readings = (backlog.readings / u64::from(fleet::PARTITIONS.unsigned_abs())) as f64;
     let range = OffsetRange::new(Offset(0), Offset(i64::try_from(backlog.records)?));
-    let cpu = own_cpu();
+    let cpu = own_cpu()?;
     let chunks: Vec<Vec<Record>> = log.read(&backlog.topic, PartitionId(0), range).try_collect().await?;
-    let consume = (own_cpu() - cpu).as_secs_f64() / readings;
+    let consume = (own_cpu()? - cpu).as_secs_f64() / readings;
     let records: Vec<Record> = chunks.into_iter().flatten().collect();
-    let cpu = own_cpu();
+    let cpu = own_cpu()?;
     for record in &records {
         if backlog.json {
             black_box(serde_json::from_slice::<serde_json::Value>(&record.payload)?);
@@ -83,18 +83,18 @@ async fn once(log: &dyn Log, backlog: &Backlog) -> Result<Parts> {
             black_box(block::decode(&record.payload)?);
         }
     }
-    let decode = (own_cpu() - cpu).as_secs_f64() / readings;
+    let decode = (own_cpu()? - cpu).as_secs_f64() / readings;
     let batches = batches(backlog, &records)?;
     drop(records);
     let folder = tempfile::tempdir()?;
     let (rows, rows_sql) = sql(backlog, fleet::ROWS_SQL, &batches, folder.path()).await?;
     let (_, aggregates_sql) = sql(backlog, fleet::AGGREGATES_SQL, &batches, folder.path()).await?;
     let schema = rows.first().context("the map gives no rows")?.schema();
-    let cpu = own_cpu();
+    let cpu = own_cpu()?;
     let mut writer = Writer::new(folder.path(), "rows", schema, FILE_BYTES);
     rows.iter().try_for_each(|batch| writer.write(batch))?;
     writer.finish()?;
-    let rows_parquet = (own_cpu() - cpu).as_secs_f64() / readings;
+    let rows_parquet = (own_cpu()? - cpu).as_secs_f64() / readings;
     Ok(Parts {
         consume,
         decode,
@@ -130,8 +130,8 @@ async fn sql(backlog: &Backlog, map: &str, batches: &[RecordBatch], scratch: &Pa
         tell.send(Ok(batch.clone())).await?;
     }
     drop(tell);
-    let cpu = own_cpu();
+    let cpu = own_cpu()?;
     let output = engine.map(&spec, told).await?;
     let rows = output.batches.try_collect().await?;
-    Ok((rows, (own_cpu() - cpu).as_secs_f64()))
+    Ok((rows, (own_cpu()? - cpu).as_secs_f64()))
 }

@@ -86,7 +86,7 @@ pub async fn obey(order: Order) -> Result<Report> {
     let engine = Engine::new(EngineSettings { memory_bytes: 256 << 20, scratch: scratch.clone() });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let tools = Tools { log, store, clock, engine, scratch };
-    let (cpu, began) = (own_cpu(), Instant::now());
+    let (cpu, began) = (own_cpu()?, Instant::now());
     let batches = (0..fleet::PARTITIONS).map(|partition| {
         let (tools, assignment) = (tools.clone(), assignment(&order, partition));
         async move {
@@ -97,7 +97,7 @@ pub async fn obey(order: Order) -> Result<Report> {
     Ok(Report {
         read: summaries.iter().map(|summary| summary.ledger.read).sum(),
         kept: summaries.iter().map(|summary| summary.ledger.kept).sum(),
-        cpu_seconds: (own_cpu() - cpu).as_secs_f64(),
+        cpu_seconds: (own_cpu()? - cpu).as_secs_f64(),
         seconds: began.elapsed().as_secs_f64(),
         peak_bytes: memory_of("self", "VmHWM")?,
     })

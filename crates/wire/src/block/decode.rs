@@ -58,25 +58,59 @@ fn text(bytes: &[u8]) -> Result<&str, BlockError> {
     std::str::from_utf8(bytes).map_err(|_| BlockError::Malformed("text is not UTF-8"))
 }
 
-/// Appends packed varints. Their number is bounded by the bytes that are there.
-fn unpack<T>(
-    mut bytes: &[u8],
-    out: &mut Vec<T>,
-    convert: impl Fn(u64) -> Result<T, BlockError>,
-) -> Result<(), BlockError> {
+/// Appends packed varints. Their number is bounded by the bytes that are there: each ends with a byte below 0x80.
+fn unpack<T>(mut bytes: &[u8], out: &mut Vec<T>, mut convert: impl FnMut(u64) -> T) -> Result<(), BlockError> {
+    out.reserve(bytes.iter().filter(|byte| **byte < 0x80).count());
     while !bytes.is_empty() {
-        out.push(convert(take(&mut bytes)?)?);
+        out.push(convert(take(&mut bytes)?));
     }
     Ok(())
+}
+
+/// Appends packed indexes.
+fn unpack_index(bytes: &[u8], out: &mut Vec<u32>) -> Result<(), BlockError> {
+    let mut bits = 0;
+    unpack(bytes, out, |value| {
+        bits |= value;
+        value as u32
+    })?;
+    index(bits).map(drop)
 }
 
 fn index(value: u64) -> Result<u32, BlockError> {
     u32::try_from(value).map_err(|_| BlockError::Malformed("index is too large"))
 }
 
-fn float(bytes: [u8; 8]) -> Result<f64, BlockError> {
-    let value = f64::from_le_bytes(bytes);
-    if value.is_finite() { Ok(value) } else { Err(BlockError::Malformed("a value is NaN or infinite")) }
+/// Appends doubles.
+fn unpack_floats(bytes: &[[u8; 8]], out: &mut Vec<f64>) -> Result<(), BlockError> {
+    let before = out.len();
+    out.extend(bytes.iter().map(|value| f64::from_le_bytes(*value)));
+    // No early exit: this way it is a loop without branches.
+    let finite = out[before..].iter().fold(true, |all, value| all & value.is_finite());
+    if finite { Ok(()) } else { Err(BlockError::Malformed("a value is NaN or infinite")) }
+}
+
+/// A delta-coded column: the value that the next difference counts from, and the values so far. Wraps as writers do; a
+/// time outside of the calendar is clamped by who reads it.
+#[derive(Default)]
+struct Deltas {
+    last: i64,
+    values: Vec<i64>,
+}
+
+impl Deltas {
+    fn unpack(&mut self, bytes: &[u8]) -> Result<(), BlockError> {
+        let last = &mut self.last;
+        unpack(bytes, &mut self.values, |delta| {
+            *last = last.wrapping_add(unzigzag(delta));
+            *last
+        })
+    }
+
+    fn push(&mut self, delta: u64) {
+        self.last = self.last.wrapping_add(unzigzag(delta));
+        self.values.push(self.last);
+    }
 }
 
 /// A block as it comes, before its parts are checked against each other.
@@ -86,9 +120,9 @@ struct RawBlock<'a> {
     row_count: u64,
     devices: Vec<&'a str>,
     device_index: Vec<u32>,
-    times: Vec<i64>,
+    times: Deltas,
     seq_presence: &'a [u8],
-    seq_deltas: Vec<i64>,
+    seqs: Deltas,
     columns: Vec<RawColumn<'a>>,
 }
 
@@ -98,13 +132,13 @@ impl<'a> RawBlock<'a> {
             Field::Varint(1, value) => self.version = value,
             Field::Varint(2, value) => self.row_count = value,
             Field::Bytes(3, bytes) => self.devices.push(text(bytes)?),
-            Field::Bytes(4, bytes) => unpack(bytes, &mut self.device_index, index)?,
+            Field::Bytes(4, bytes) => unpack_index(bytes, &mut self.device_index)?,
             Field::Varint(4, value) => self.device_index.push(index(value)?),
-            Field::Bytes(5, bytes) => unpack(bytes, &mut self.times, |v| Ok(unzigzag(v)))?,
-            Field::Varint(5, value) => self.times.push(unzigzag(value)),
+            Field::Bytes(5, bytes) => self.times.unpack(bytes)?,
+            Field::Varint(5, value) => self.times.push(value),
             Field::Bytes(6, bytes) => self.seq_presence = bytes,
-            Field::Bytes(7, bytes) => unpack(bytes, &mut self.seq_deltas, |v| Ok(unzigzag(v)))?,
-            Field::Varint(7, value) => self.seq_deltas.push(unzigzag(value)),
+            Field::Bytes(7, bytes) => self.seqs.unpack(bytes)?,
+            Field::Varint(7, value) => self.seqs.push(value),
             Field::Bytes(8, bytes) => self.columns.push(RawColumn::read(bytes)?),
             // Fields of newer writers that do not change the meaning of these.
             _ => {}
@@ -112,7 +146,7 @@ impl<'a> RawBlock<'a> {
         Ok(())
     }
 
-    fn check(mut self) -> Result<Decoded<'a>, BlockError> {
+    fn check(self) -> Result<Decoded<'a>, BlockError> {
         match u32::try_from(self.version) {
             Ok(BLOCK_VERSION) => {}
             version => return Err(BlockError::Version(version.unwrap_or(u32::MAX))),
@@ -121,12 +155,12 @@ impl<'a> RawBlock<'a> {
         if rows > MAX_ROWS {
             return Err(inconsistent(format!("{rows} rows are declared; at most {MAX_ROWS} can be")));
         }
-        if self.times.len() != rows {
-            return Err(inconsistent(format!("{rows} rows are declared but {} times are there", self.times.len())));
+        let times_us = self.times.values;
+        if times_us.len() != rows {
+            return Err(inconsistent(format!("{rows} rows are declared but {} times are there", times_us.len())));
         }
-        let device_index = self.check_devices(rows)?;
-        accumulate(&mut self.times);
-        let seqs = self.check_seqs(rows)?;
+        let device_index = check_devices(&self.devices, self.device_index, rows)?;
+        let seqs = check_seqs(self.seq_presence, self.seqs.values, rows)?;
         let mut columns: Vec<DecodedColumn<'a>> = Vec::with_capacity(self.columns.len());
         for raw in self.columns {
             if columns.iter().any(|column| column.name == raw.name) {
@@ -134,47 +168,36 @@ impl<'a> RawBlock<'a> {
             }
             columns.push(raw.check(rows)?);
         }
-        Ok(Decoded { row_count: rows, devices: self.devices, device_index, times_us: self.times, seqs, columns })
+        Ok(Decoded { row_count: rows, devices: self.devices, device_index, times_us, seqs, columns })
     }
+}
 
-    fn check_devices(&mut self, rows: usize) -> Result<Vec<u32>, BlockError> {
-        let mut device_index = std::mem::take(&mut self.device_index);
-        if device_index.is_empty() && self.devices.len() == 1 {
-            device_index = vec![0; rows];
-        }
-        if device_index.len() != rows {
-            return Err(inconsistent(format!("{rows} rows are declared but {} have a device", device_index.len())));
-        }
-        check_index(&device_index, self.devices.len(), "device")?;
-        if self.devices.iter().any(|device| device.is_empty()) {
-            return Err(inconsistent("a device id is empty".to_owned()));
-        }
-        Ok(device_index)
+fn check_devices(devices: &[&str], mut index: Vec<u32>, rows: usize) -> Result<Vec<u32>, BlockError> {
+    if index.is_empty() && devices.len() == 1 {
+        index = vec![0; rows];
     }
+    if index.len() != rows {
+        return Err(inconsistent(format!("{rows} rows are declared but {} have a device", index.len())));
+    }
+    check_index(&index, devices.len(), "device")?;
+    if devices.iter().any(|device| device.is_empty()) {
+        return Err(inconsistent("a device id is empty".to_owned()));
+    }
+    Ok(index)
+}
 
-    fn check_seqs(&mut self, rows: usize) -> Result<Option<Sparse<u64>>, BlockError> {
-        if self.seq_presence.is_empty() && self.seq_deltas.is_empty() {
-            return Ok(None);
-        }
-        let presence = check_presence(self.seq_presence, self.seq_deltas.len(), rows, "seq")?;
-        accumulate(&mut self.seq_deltas);
-        // Deltas wrap, so that every u64 can follow every other.
-        let values = self.seq_deltas.iter().map(|&seq| seq as u64).collect();
-        Ok(Some(Sparse { presence, values }))
+fn check_seqs(presence: &[u8], values: Vec<i64>, rows: usize) -> Result<Option<Sparse<'_, u64>>, BlockError> {
+    if presence.is_empty() && values.is_empty() {
+        return Ok(None);
     }
+    let presence = check_presence(presence, values.len(), rows, "seq")?;
+    // The same bits: deltas wrap, so that every u64 can follow every other. The allocation is kept.
+    let values = values.into_iter().map(|seq| seq as u64).collect();
+    Ok(Some(Sparse { presence, values }))
 }
 
 fn inconsistent(what: String) -> BlockError {
     BlockError::Inconsistent(what)
-}
-
-/// Turns differences into values. Wraps as writers do; a time outside of the calendar is clamped by who reads it.
-fn accumulate(deltas: &mut [i64]) {
-    let mut last = 0i64;
-    for delta in deltas {
-        last = last.wrapping_add(*delta);
-        *delta = last;
-    }
 }
 
 fn check_index(index: &[u32], len: usize, what: &str) -> Result<(), BlockError> {
@@ -187,7 +210,7 @@ fn check_index(index: &[u32], len: usize, what: &str) -> Result<(), BlockError> 
 }
 
 /// Checks a presence bitmap against the number of rows and of values.
-fn check_presence(bits: &[u8], values: usize, rows: usize, what: &str) -> Result<Option<Vec<u8>>, BlockError> {
+fn check_presence<'a>(bits: &'a [u8], values: usize, rows: usize, what: &str) -> Result<Option<&'a [u8]>, BlockError> {
     let present = if bits.is_empty() {
         rows
     } else {
@@ -203,7 +226,7 @@ fn check_presence(bits: &[u8], values: usize, rows: usize, what: &str) -> Result
     if values != present {
         return Err(inconsistent(format!("{what:?} has {values} values for {present} rows that have one")));
     }
-    Ok((!bits.is_empty()).then(|| bits.to_vec()))
+    Ok((!bits.is_empty()).then_some(bits))
 }
 
 #[derive(Default)]
@@ -235,17 +258,14 @@ impl<'a> RawColumn<'a> {
                 if !rest.is_empty() {
                     return Err(BlockError::Malformed("packed doubles are cut off"));
                 }
-                self.f64s.reserve(values.len());
-                for value in values {
-                    self.f64s.push(float(*value)?);
-                }
+                unpack_floats(values, &mut self.f64s)?;
             }
-            Field::Fixed64(4, value) => self.f64s.push(float(value)?),
-            Field::Bytes(5, bytes) => unpack(bytes, &mut self.i64s, |v| Ok(unzigzag(v)))?,
+            Field::Fixed64(4, value) => unpack_floats(&[value], &mut self.f64s)?,
+            Field::Bytes(5, bytes) => unpack(bytes, &mut self.i64s, unzigzag)?,
             Field::Varint(5, value) => self.i64s.push(unzigzag(value)),
             Field::Bytes(6, bytes) => self.bools = bytes,
             Field::Bytes(7, bytes) => self.dictionary.push(text(bytes)?),
-            Field::Bytes(8, bytes) => unpack(bytes, &mut self.index, index)?,
+            Field::Bytes(8, bytes) => unpack_index(bytes, &mut self.index)?,
             Field::Varint(8, value) => self.index.push(index(value)?),
             _ => {}
         }
@@ -278,7 +298,7 @@ impl<'a> RawColumn<'a> {
     }
 
     /// Booleans are bits, so their number follows from the presence.
-    fn check_bools(&self, rows: usize) -> Result<Sparse<bool>, BlockError> {
+    fn check_bools(&self, rows: usize) -> Result<Sparse<'a, bool>, BlockError> {
         let present =
             if self.presence.is_empty() { rows } else { self.presence.iter().map(|b| b.count_ones() as usize).sum() };
         if self.bools.len() != present.div_ceil(8) {

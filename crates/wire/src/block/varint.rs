@@ -14,14 +14,22 @@ pub fn put(out: &mut Vec<u8>, mut value: u64) {
 /// Reads a varint at the front of `bytes` and advances past it.
 #[inline]
 pub fn take(bytes: &mut &[u8]) -> Result<u64, BlockError> {
-    // One byte is by far the most common: a steady period's delta of a delta-coded column, a dictionary index.
-    if let Some((&first, rest)) = bytes.split_first()
-        && first < 0x80
-    {
-        *bytes = rest;
-        return Ok(u64::from(first));
+    // Short ones are by far the most common: a steady period's delta, a dictionary index.
+    match **bytes {
+        [a, ref rest @ ..] if a < 0x80 => {
+            *bytes = rest;
+            Ok(u64::from(a))
+        }
+        [a, b, ref rest @ ..] if b < 0x80 => {
+            *bytes = rest;
+            Ok(u64::from(a & 0x7f) | u64::from(b) << 7)
+        }
+        [a, b, c, ref rest @ ..] if c < 0x80 => {
+            *bytes = rest;
+            Ok(u64::from(a & 0x7f) | u64::from(b & 0x7f) << 7 | u64::from(c) << 14)
+        }
+        _ => take_long(bytes),
     }
-    take_long(bytes)
 }
 
 fn take_long(bytes: &mut &[u8]) -> Result<u64, BlockError> {

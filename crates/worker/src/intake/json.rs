@@ -1,17 +1,53 @@
 //! Messages that others write: one JSON object, an array of them, or one per line.
+//!
+//! Read in one pass, without a tree: the fields that a job declares are picked up, strings borrow from the message,
+//! everything else is skipped. A key that is there twice counts as its last, as in most JSON libraries.
 
-use serde_json::{Map, Value as Json};
+use std::borrow::Cow;
+
 use windrow_ports::log::Record;
 use windrow_protocol::job::{JsonSource, JsonTime, TimeFormat, ValueType};
 use windrow_protocol::{JobSpec, Timestamp};
-use windrow_wire::block::{BlockBuilder, Reading, Value};
+
+mod raw;
+mod read;
+
+use raw::Raw;
 
 /// What a message holds.
 #[derive(Debug, Default)]
-pub struct Message {
-    /// Its good readings, as blocks (several where a field changes its type).
-    pub blocks: Vec<BlockBuilder>,
+pub struct Message<'a> {
+    readings: Vec<Reading<'a>>,
+    /// Of each reading one value per declared column.
+    values: Vec<Value<'a>>,
     pub unfit: Vec<Unfit>,
+}
+
+impl<'a> Message<'a> {
+    /// Its good readings, each with its values in the order of the declared columns.
+    pub fn readings(&self) -> impl Iterator<Item = (&Reading<'a>, &[Value<'a>])> {
+        let columns = self.values.len() / self.readings.len().max(1);
+        let values = move |i: usize| self.values.get(i * columns..(i + 1) * columns).unwrap_or_default();
+        self.readings.iter().enumerate().map(move |(i, reading)| (reading, values(i)))
+    }
+}
+
+/// A good reading, without its values.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    pub device: Cow<'a, str>,
+    pub time: Timestamp,
+    pub seq: Option<u64>,
+}
+
+/// A value of its column's type.
+#[derive(Debug)]
+pub enum Value<'a> {
+    Null,
+    F64(f64),
+    I64(i64),
+    Bool(bool),
+    Text(Cow<'a, str>),
 }
 
 /// A reading that can't be used, and why.
@@ -21,112 +57,100 @@ pub struct Unfit {
     pub reason: String,
 }
 
-/// Reads a message; an error if it is no JSON at all.
-pub fn parse(record: &Record, spec: &JobSpec, columns: &[(String, ValueType)]) -> Result<Message, String> {
-    let mut message = Message::default();
-    let values = serde_json::Deserializer::from_slice(&record.payload).into_iter::<Json>();
-    let default = JsonSource::default();
-    let source = spec.source.json.as_ref().unwrap_or(&default);
-    for value in values {
-        let items = match value.map_err(|error| format!("not JSON: {error}"))? {
-            Json::Array(items) => items,
-            item => vec![item],
+/// Which fields of an object a job wants, and what for.
+#[derive(Debug)]
+pub struct Fields {
+    /// Each once, whatever it is wanted for.
+    names: Vec<String>,
+    device: Option<usize>,
+    seq: Option<usize>,
+    time: Option<(usize, JsonTime)>,
+    columns: Vec<(usize, ValueType)>,
+}
+
+impl Fields {
+    pub fn new(spec: &JobSpec, columns: &[(String, ValueType)]) -> Self {
+        let mut names: Vec<String> = Vec::new();
+        let mut place = |name: &str| {
+            let found = names.iter().position(|known| known == name);
+            found.unwrap_or_else(|| {
+                names.push(name.to_owned());
+                names.len() - 1
+            })
         };
-        for item in &items {
-            if let Err(unfit) = push(&mut message, record, source, columns, item) {
-                message.unfit.push(unfit);
-            }
+        let JsonSource { device, seq, time } = spec.source.json.clone().unwrap_or_default();
+        let device = device.as_deref().map(&mut place);
+        let seq = seq.as_deref().map(&mut place);
+        let time = time.map(|time| (place(&time.field), time));
+        let columns = columns.iter().map(|(name, kind)| (place(name), *kind)).collect();
+        Self { names, device, seq, time, columns }
+    }
+
+    /// Makes a reading of what an object has for the names, and adds its values.
+    fn reading<'a>(
+        &self,
+        found: &[Raw<'a>],
+        record: &'a Record,
+        values: &mut Vec<Value<'a>>,
+    ) -> Result<Reading<'a>, Unfit> {
+        let time = match &self.time {
+            Some((place, time)) => event_time(&found[*place], time, record.timestamp)?,
+            None => record.timestamp,
+        };
+        let failed = |reason: String| Unfit { time: Some(time), reason };
+        let device = self.device(found, record).map_err(failed)?;
+        let seq = match self.seq.map(|place| &found[place]) {
+            None | Some(Raw::Absent | Raw::Null) => None,
+            Some(Raw::U64(seq)) => Some(*seq),
+            Some(other) => return Err(failed(format!("seq {other} is not a whole number from 0 on"))),
+        };
+        for (place, declared) in &self.columns {
+            let value = found[*place].value(*declared).ok_or_else(|| {
+                let (name, kind) = (&self.names[*place], found[*place].kind());
+                failed(format!("field {name:?} is {kind}, not {}", declared.name()))
+            })?;
+            values.push(value);
         }
+        Ok(Reading { device, time, seq })
     }
-    Ok(message)
-}
 
-fn push(
-    message: &mut Message,
-    record: &Record,
-    source: &JsonSource,
-    columns: &[(String, ValueType)],
-    item: &Json,
-) -> Result<(), Unfit> {
-    let unfit = |time: Option<Timestamp>, reason: String| Unfit { time, reason };
-    let Json::Object(object) = item else {
-        return Err(unfit(None, format!("expected an object, found {}", kind(item))));
-    };
-    let time = match &source.time {
-        Some(time) => event_time(object, time, record.timestamp)?,
-        None => record.timestamp,
-    };
-    let failed = |reason: String| unfit(Some(time), reason);
-    let device = device(object, source, record).map_err(failed)?;
-    let seq = match source.seq.as_ref().and_then(|field| object.get(field)) {
-        None | Some(Json::Null) => None,
-        Some(seq) => Some(seq.as_u64().ok_or_else(|| failed(format!("seq {seq} is not a whole number from 0 on")))?),
-    };
-    let mut fields = Vec::new();
-    for (name, declared) in columns {
-        let value = match object.get(name) {
-            None | Some(Json::Null) => continue,
-            Some(value) => value,
+    fn device<'a>(&self, found: &[Raw<'a>], record: &'a Record) -> Result<Cow<'a, str>, String> {
+        let device = match self.device {
+            Some(place) => match &found[place] {
+                Raw::Text(text) => text.clone(),
+                number @ (Raw::U64(_) | Raw::I64(_) | Raw::F64(_)) => Cow::Owned(number.to_string()),
+                Raw::Absent => return Err(format!("device field {:?} is missing", self.names[place])),
+                other => return Err(format!("device field {:?} is {}", self.names[place], other.kind())),
+            },
+            None => record.key.as_ref().map(|key| String::from_utf8_lossy(key)).unwrap_or_default(),
         };
-        let fits = match declared {
-            ValueType::F64 => value.as_f64().map(Value::F64),
-            ValueType::I64 => value.as_i64().map(Value::I64),
-            ValueType::Bool => value.as_bool().map(Value::Bool),
-            ValueType::String => value.as_str().map(Value::Text),
-        };
-        let fits = fits.ok_or_else(|| failed(format!("field {name:?} is {}, not {}", kind(value), declared.name())))?;
-        fields.push((name.as_str(), fits));
-    }
-    let reading = Reading { device: &device, time_us: time.micros(), seq, fields };
-    match message.blocks.last_mut() {
-        Some(block) if block.accepts(&reading) => block.push(&reading),
-        _ => {
-            let mut block = BlockBuilder::default();
-            block.push(&reading);
-            message.blocks.push(block);
-        }
-    }
-    Ok(())
-}
-
-fn kind(value: &Json) -> &'static str {
-    match value {
-        Json::Null => "null",
-        Json::Bool(_) => "a bool",
-        Json::Number(_) => "a number",
-        Json::String(_) => "a string",
-        Json::Array(_) => "an array",
-        Json::Object(_) => "an object",
+        if device.is_empty() { Err("the device is empty".to_owned()) } else { Ok(device) }
     }
 }
 
-fn device(object: &Map<String, Json>, source: &JsonSource, record: &Record) -> Result<String, String> {
-    let device = match &source.device {
-        Some(field) => match object.get(field) {
-            Some(Json::String(text)) => text.clone(),
-            Some(Json::Number(number)) => number.to_string(),
-            Some(other) => return Err(format!("device field {field:?} is {}", kind(other))),
-            None => return Err(format!("device field {field:?} is missing")),
-        },
-        None => record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default(),
-    };
-    if device.is_empty() { Err("the device is empty".to_owned()) } else { Ok(device) }
-}
-
-fn event_time(object: &Map<String, Json>, time: &JsonTime, stamp: Timestamp) -> Result<Timestamp, Unfit> {
-    let failed = |reason: String| Unfit { time: None, reason };
-    let value = object.get(&time.field).ok_or_else(|| failed(format!("time field {:?} is missing", time.field)))?;
+fn event_time(value: &Raw<'_>, time: &JsonTime, stamp: Timestamp) -> Result<Timestamp, Unfit> {
+    if matches!(value, Raw::Absent) {
+        return Err(Unfit { time: None, reason: format!("time field {:?} is missing", time.field) });
+    }
     let number = |scale: f64| value.as_f64().map(|n| Timestamp::from_micros((n * scale).round() as i64));
-    let parsed = match time.format {
-        TimeFormat::Rfc3339 => value.as_str().and_then(|text| text.parse::<Timestamp>().ok()),
-        TimeFormat::UnixSeconds => number(1e6),
-        TimeFormat::UnixMillis => number(1e3),
-        TimeFormat::UnixMicros => value.as_i64().map(Timestamp::from_micros),
+    let parsed = match (time.format, value) {
+        (TimeFormat::Rfc3339, Raw::Text(text)) => text.parse::<Timestamp>().ok(),
+        (TimeFormat::Rfc3339, _) => None,
+        (TimeFormat::UnixSeconds, _) => number(1e6),
+        (TimeFormat::UnixMillis, _) => number(1e3),
+        (TimeFormat::UnixMicros, _) => value.as_i64().map(Timestamp::from_micros),
     };
-    let parsed = parsed.ok_or_else(|| failed(format!("time {value} is not of the declared format")))?;
+    let Some(parsed) = parsed else {
+        return Err(Unfit { time: None, reason: format!("time {value} is not of the declared format") });
+    };
     if parsed.since(stamp).abs() > time.bound.micros() {
         let reason = format!("time {parsed} is further than {} from the message's timestamp {stamp}", time.bound);
         return Err(Unfit { time: Some(parsed), reason });
     }
     Ok(parsed)
+}
+
+/// Reads a message; an error if any of it is no JSON.
+pub fn parse<'a>(record: &'a Record, fields: &Fields) -> Result<Message<'a>, String> {
+    read::message(record, fields).map_err(|error| format!("not JSON: {error}"))
 }

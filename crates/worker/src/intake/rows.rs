@@ -1,89 +1,27 @@
-//! Column builders for `readings` and for quarantine.
+//! Rows of `readings`, and of quarantine.
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayBuilder, ArrayRef, BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder,
-    StringViewBuilder, TimestampMicrosecondBuilder, UInt64Builder,
-};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{ArrayBuilder, ArrayRef, BinaryBuilder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType, UInt64Type};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use windrow_ports::log::Record;
 use windrow_processing::schema::time_type;
-use windrow_protocol::Timestamp;
 use windrow_protocol::job::ValueType;
-use windrow_wire::block::{Decoded, DecodedColumn, Sparse, Values};
+use windrow_protocol::{Offset, Timestamp};
+use windrow_wire::block::{Decoded, Values};
 
-#[derive(Debug)]
-enum Column {
-    F64(Float64Builder),
-    I64(Int64Builder),
-    Bool(BooleanBuilder),
-    Text(StringViewBuilder),
-}
-
-impl Column {
-    fn new(kind: ValueType) -> Self {
-        match kind {
-            ValueType::F64 => Self::F64(Float64Builder::new()),
-            ValueType::I64 => Self::I64(Int64Builder::new()),
-            ValueType::Bool => Self::Bool(BooleanBuilder::new()),
-            ValueType::String => Self::Text(StringViewBuilder::new().with_deduplicate_strings()),
-        }
-    }
-
-    /// Appends the chosen rows of a block's column; null where a row has no value (or one of another type, which the
-    /// caller has sorted out before).
-    fn append(&mut self, rows: usize, column: Option<&DecodedColumn<'_>>, chosen: impl Fn(usize) -> bool) {
-        match (self, column.map(|column| &column.values)) {
-            (Self::F64(to), Some(Values::F64(from))) => each(rows, from, chosen, |v| to.append_option(v)),
-            (Self::F64(to), Some(Values::I64(from))) => {
-                each(rows, from, chosen, |v| to.append_option(v.map(|v| v as f64)))
-            }
-            (Self::I64(to), Some(Values::I64(from))) => each(rows, from, chosen, |v| to.append_option(v)),
-            (Self::Bool(to), Some(Values::Bool(from))) => each(rows, from, chosen, |v| to.append_option(v)),
-            (Self::Text(to), Some(Values::Text { dictionary, index })) => {
-                each(rows, index, chosen, |i| to.append_option(i.map(|i| dictionary[i as usize])));
-            }
-            (to, _) => to.append_nulls((0..rows).filter(|row| chosen(*row)).count()),
-        }
-    }
-
-    fn append_nulls(&mut self, n: usize) {
-        match self {
-            Self::F64(to) => to.append_nulls(n),
-            Self::I64(to) => to.append_nulls(n),
-            Self::Bool(to) => to.append_nulls(n),
-            Self::Text(to) => (0..n).for_each(|_| to.append_null()),
-        }
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        match self {
-            Self::F64(from) => Arc::new(from.finish()),
-            Self::I64(from) => Arc::new(from.finish()),
-            Self::Bool(from) => Arc::new(from.finish()),
-            Self::Text(from) => Arc::new(from.finish()),
-        }
-    }
-}
-
-fn each<T: Copy>(rows: usize, from: &Sparse<T>, chosen: impl Fn(usize) -> bool, mut append: impl FnMut(Option<T>)) {
-    for (row, value) in from.rows(rows).enumerate() {
-        if chosen(row) {
-            append(value);
-        }
-    }
-}
+use super::columns::{Chosen, Column, Numbers, Texts};
+use super::json::{Reading, Value};
 
 /// Rows of `readings`.
 #[derive(Debug)]
 pub struct Rows {
     schema: SchemaRef,
-    device: StringViewBuilder,
-    time: TimestampMicrosecondBuilder,
-    seq: UInt64Builder,
+    device: Texts,
+    time: Numbers<TimestampMicrosecondType>,
+    seq: Numbers<UInt64Type>,
     columns: Vec<Column>,
 }
 
@@ -91,9 +29,9 @@ impl Rows {
     pub fn new(schema: SchemaRef, columns: &[(String, ValueType)]) -> Self {
         Self {
             schema,
-            device: StringViewBuilder::new().with_deduplicate_strings(),
-            time: TimestampMicrosecondBuilder::new().with_data_type(time_type()),
-            seq: UInt64Builder::new(),
+            device: Texts::default(),
+            time: Numbers::default(),
+            seq: Numbers::default(),
             columns: columns.iter().map(|(_, kind)| Column::new(*kind)).collect(),
         }
     }
@@ -102,23 +40,38 @@ impl Rows {
         self.time.len()
     }
 
-    pub fn append(
-        &mut self,
-        block: &Decoded<'_>,
-        times: &[Timestamp],
-        columns: &[Option<&DecodedColumn<'_>>],
-        chosen: impl Fn(usize) -> bool + Copy,
-    ) {
-        for row in (0..block.row_count).filter(|row| chosen(*row)) {
-            self.device.append_value(block.devices[block.device_index[row] as usize]);
-            self.time.append_value(times[row].micros());
-        }
+    /// Bytes of strings so far: a row may bring a long one.
+    pub fn text_bytes(&self) -> usize {
+        self.device.bytes() + self.columns.iter().map(Column::text_bytes).sum::<usize>()
+    }
+
+    /// Appends the chosen rows of a block; `columns` are its columns for the declared ones.
+    pub fn append(&mut self, block: &Decoded<'_>, columns: &[Option<&Values<'_>>], chosen: Chosen<'_>) {
+        let rows = block.row_count;
+        self.device.extend(&block.devices, &block.device_index, chosen);
+        self.time.extend(&block.times_us, chosen);
         match &block.seqs {
-            Some(seqs) => each(block.row_count, seqs, chosen, |seq| self.seq.append_option(seq)),
-            None => self.seq.append_nulls(self.time.len() - self.seq.len()),
+            Some(seqs) => self.seq.append(rows, seqs, chosen, |seq| seq),
+            None => self.seq.append_nulls(chosen.count(rows)),
         }
         for (to, from) in self.columns.iter_mut().zip(columns) {
-            to.append(block.row_count, *from, chosen);
+            to.append(rows, *from, chosen);
+        }
+    }
+
+    /// Appends one reading with its values in the order of the declared columns.
+    pub fn push(&mut self, reading: &Reading<'_>, values: &[Value<'_>]) {
+        self.device.push(Some(reading.device.as_ref()));
+        self.time.push(Some(reading.time.micros()));
+        self.seq.push(reading.seq);
+        for (column, value) in self.columns.iter_mut().zip(values) {
+            match (column, value) {
+                (Column::F64(to), Value::F64(value)) => to.push(Some(*value)),
+                (Column::I64(to), Value::I64(value)) => to.push(Some(*value)),
+                (to @ Column::Bool { .. }, Value::Bool(value)) => to.push_bool(Some(*value)),
+                (Column::Text(to), Value::Text(value)) => to.push(Some(value.as_ref())),
+                (to, _) => to.append_nulls(1),
+            }
         }
     }
 
@@ -127,8 +80,10 @@ impl Rows {
             return Ok(None);
         }
         let mut arrays: Vec<ArrayRef> =
-            vec![Arc::new(self.device.finish()), Arc::new(self.time.finish()), Arc::new(self.seq.finish())];
-        arrays.extend(self.columns.iter_mut().map(Column::finish));
+            vec![self.device.finish()?, self.time.finish(time_type())?, self.seq.finish(DataType::UInt64)?];
+        for column in &mut self.columns {
+            arrays.push(column.finish()?);
+        }
         RecordBatch::try_new(self.schema.clone(), arrays).map(Some)
     }
 }
@@ -152,6 +107,8 @@ pub struct Quarantine {
     time: TimestampMicrosecondBuilder,
     reason: StringBuilder,
     payload: BinaryBuilder,
+    /// Offset of the newest row.
+    last: Option<Offset>,
 }
 
 impl Default for Quarantine {
@@ -162,6 +119,7 @@ impl Default for Quarantine {
             time: TimestampMicrosecondBuilder::new().with_data_type(time_type()),
             reason: StringBuilder::new(),
             payload: BinaryBuilder::new(),
+            last: None,
         }
     }
 }
@@ -171,13 +129,19 @@ impl Quarantine {
         self.offset.len()
     }
 
+    /// Bytes of reasons and records so far.
+    pub fn bytes(&self) -> usize {
+        self.payload.values_slice().len() + self.reason.values_slice().len()
+    }
+
     pub fn push(&mut self, record: &Record, device: Option<&str>, time: Option<Timestamp>, reason: &str) {
         self.offset.append_value(record.offset.0);
         self.device.append_option(device);
         self.time.append_option(time.map(Timestamp::micros));
         self.reason.append_value(reason);
-        // A block's readings are found by offset; repeating the block for each of them would multiply it.
-        let payload = if device.is_none() { record.payload.as_ref() } else { b"" };
+        // A record's further readings are found by its offset; repeating the record for each of them would multiply it.
+        let first = self.last.replace(record.offset) != Some(record.offset);
+        let payload = if device.is_none() && first { record.payload.as_ref() } else { b"" };
         self.payload.append_value(payload);
     }
 

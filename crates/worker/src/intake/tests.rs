@@ -114,6 +114,52 @@ fn json_comes_as_object_array_or_lines_and_what_is_unfit_is_kept_with_its_reason
     assert_eq!(intake.take().unwrap().quarantine.unwrap().num_rows(), 3);
 }
 
+fn json() -> JobSpec {
+    spec(
+        r#"{"topic": "t", "values": {"speed": "f64", "count": "i64", "on": "bool", "name": "string"}, "tags": ["zone"],
+            "format": "json", "json": {"device": "id", "seq": "n"}}"#,
+    )
+}
+
+#[test]
+fn json_values_of_every_type_arrive_and_of_a_repeated_key_the_last_counts() {
+    let mut intake = Intake::new(&json(), &plan(0));
+    intake.push(&record(
+        0,
+        r#"{"id": "a", "n": 1, "speed": 7, "speed": 1.5, "count": -3, "on": true, "name": "\u00e4", "zone": null, "x": [{}]}
+           {"id": 5, "n": 1, "zone": "z"} {"id": "a", "n": 1}"#,
+    ));
+    let (ledger, reasons) = intake.ledger();
+    assert_eq!((ledger.kept, ledger.duplicate), (2, 1), "{reasons:?}");
+    let batch = intake.take().unwrap().on_time.unwrap();
+    let shown = arrow::util::pretty::pretty_format_batches(&[batch]).unwrap().to_string();
+    for row in ["| 1   | -3    | ä    | true | 1.5   |      |", "| 1   |       |      |      |       | z    |"] {
+        assert!(shown.contains(row), "{row} is not in\n{shown}");
+    }
+}
+
+#[test]
+fn json_that_nests_without_end_is_skipped_or_refused_but_never_a_crash() {
+    let mut intake = Intake::new(&json(), &plan(0));
+    let bomb = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    intake.push(&record(0, format!(r#"{{"id": "a", "x": {}}}"#, bomb(1_000_000))));
+    intake.push(&record(1, format!(r#"{{"id": "a", "zone": {}}}"#, bomb(1_000_000))));
+    intake.push(&record(2, bomb(1_000_000)));
+    intake.push(&record(3, "[".repeat(1_000_000)));
+    let (ledger, _) = intake.ledger();
+    assert_eq!(ledger.records, 4);
+    ledger.check().unwrap();
+}
+
+#[test]
+fn a_message_of_many_bad_readings_is_quarantined_with_its_bytes_once() {
+    let mut intake = Intake::new(&json(), &plan(0));
+    intake.push(&record(0, format!("[{}0]", "0,".repeat(999))));
+    let quarantine = intake.take().unwrap().quarantine.unwrap();
+    let payloads = quarantine.column(4).as_any().downcast_ref::<arrow::array::BinaryArray>().unwrap();
+    assert_eq!((quarantine.num_rows(), payloads.values().len()), (1_000, 2_001));
+}
+
 #[test]
 fn a_json_time_outside_its_bound_is_quarantined() {
     let source = r#"{"topic": "t", "format": "json", "json": {"device": "id", "seq": "n",
@@ -155,5 +201,70 @@ proptest! {
         prop_assert_eq!(rows(taken.on_time), ledger.kept);
         // Unfit late readings are in quarantine, counted as late.
         prop_assert_eq!(rows(taken.late) + rows(taken.quarantine), ledger.late + ledger.quarantined);
+    }
+}
+
+/// Rows of random blocks: mostly on time, now and then late, skipped, repeated, without a number, or of another type.
+fn random_block() -> impl Strategy<Value = Vec<(u8, i64, Option<u64>, u8)>> {
+    let on_time = prop::collection::vec((0u8..3, 10i64..20, prop::option::weighted(0.9, 0u64..12), 0u8..3), 0..12);
+    let any = prop::collection::vec((0u8..3, 0i64..30, prop::option::of(0u64..12), 0u8..4), 0..12);
+    prop_oneof![3 => on_time, 1 => any]
+}
+
+fn random_record(offset: i64, rows: &[(u8, i64, Option<u64>, u8)]) -> Record {
+    let mut builder = BlockBuilder::default();
+    for (device, second, seq, value) in rows {
+        let device = ["d0", "d1", "a device with a long name"][usize::from(*device)];
+        let fields = match value {
+            0 => vec![("speed", Value::F64(*second as f64)), ("zone", Value::Text("a zone with a long name"))],
+            1 => vec![("zone", Value::Text("z"))],
+            2 => vec![],
+            _ => vec![("speed", Value::Text("fast"))],
+        };
+        let reading = Reading { device, time_us: second * SECOND, seq: *seq, fields };
+        if builder.accepts(&reading) {
+            builder.push(&reading);
+        }
+    }
+    record(offset, builder.finish())
+}
+
+proptest! {
+    #[test]
+    fn a_block_taken_as_a_whole_and_reading_by_reading_gives_the_same(
+        blocks_of in prop::collection::vec((0i64..10, random_block()), 0..12)
+    ) {
+        let (mut whole, mut single) = (Intake::new(&blocks(), &plan(5)), Intake::new(&blocks(), &plan(5)));
+        for (offset, rows) in &blocks_of {
+            let record = random_record(*offset, rows);
+            whole.push(&record);
+            single.ledger.records += 1;
+            single.push_block(&record, block::decode(&record.payload).unwrap(), true);
+        }
+        prop_assert_eq!(whole.ledger(), single.ledger());
+        let (whole, single) = (whole.take().unwrap(), single.take().unwrap());
+        prop_assert_eq!(whole.on_time, single.on_time);
+        prop_assert_eq!(whole.late, single.late);
+        prop_assert_eq!(whole.quarantine, single.quarantine);
+    }
+
+    #[test]
+    fn arbitrary_bytes_and_damaged_json_are_counted_and_never_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..60),
+        cut in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let good = br#"[{"id": "a", "n": 1, "speed": 1.5e3, "name": "\ud83d\ude00"}, {"id": "b", "on": true}]"#;
+        let mut damaged = good.to_vec();
+        damaged[at.index(good.len())] = bytes.first().copied().unwrap_or(b'"');
+        let mut intake = Intake::new(&json(), &plan(0));
+        intake.push(&record(0, bytes));
+        intake.push(&record(1, damaged));
+        intake.push(&record(2, good[..cut.index(good.len())].to_vec()));
+        intake.push(&record(3, good.to_vec()));
+        let (ledger, _) = intake.ledger();
+        prop_assert!(ledger.kept >= 1, "the good one is kept");
+        prop_assert_eq!(ledger.check(), Ok(()));
+        intake.take().unwrap();
     }
 }

@@ -1,0 +1,133 @@
+//! The heavy part of a batch: reading, decoding, SQL, Parquet. It keeps a thread of its own busy, so that the runtime's
+//! threads stay free for leases and reports.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use windrow_ports::Log;
+use windrow_processing::parquet::{FILE_BYTES, Writer, WrittenFile};
+use windrow_processing::{BatchStream, Engine, ProcessingError};
+use windrow_protocol::paths::Dataset;
+use windrow_protocol::{JobSpec, Ledger, OffsetRange, Plan};
+
+use crate::attempt::AttemptError;
+use crate::intake::{Intake, Taken, quarantine_schema};
+
+/// Batches of `readings` between reading and SQL.
+const QUEUE: usize = 2;
+
+/// Runs work on a thread of its own, where it may block. It ends early when nobody waits for it any more.
+pub async fn on_own_thread<T: Send + 'static>(
+    work: impl Future<Output = Result<T, AttemptError>> + Send + 'static,
+) -> Result<T, AttemptError> {
+    let (runtime, abandoned) = (tokio::runtime::Handle::current(), CancellationToken::new());
+    let _guard = abandoned.clone().drop_guard();
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new().name("batch".to_owned()).spawn(move || {
+        if let Some(result) = runtime.block_on(abandoned.run_until_cancelled(work)) {
+            // Whoever waited may be gone.
+            let _ = tell.send(result);
+        }
+    })?;
+    told.await.unwrap_or_else(|_| Err(AttemptError::Retry("the batch's thread panicked".to_owned())))
+}
+
+/// What a map batch needs.
+pub struct Map {
+    pub log: Arc<dyn Log>,
+    pub engine: Engine,
+    pub spec: JobSpec,
+    pub plan: Plan,
+    /// What of the plan's range the log still has.
+    pub range: OffsetRange,
+    /// The dataset that the map's output is.
+    pub result: Dataset,
+    /// Folder for its files.
+    pub folder: PathBuf,
+}
+
+/// What it made.
+pub struct Computed {
+    pub outputs: Vec<(Dataset, Vec<WrittenFile>)>,
+    pub ledger: Ledger,
+    pub quarantine_reasons: Vec<String>,
+}
+
+impl Map {
+    /// Reads the range, runs the map, and writes all outputs to the folder.
+    pub async fn run(self) -> Result<Computed, AttemptError> {
+        let (tell, told) = mpsc::channel(QUEUE);
+        let output = self.engine.map(&self.spec, told).await?;
+        let (fed, written) = tokio::join!(self.feed(tell), write(&self.folder, self.result, output));
+        // A feed that failed is the cause, whatever the query made of what it got.
+        let (intake, Sides { late, quarantine }) = fed?;
+        let (ledger, quarantine_reasons) = intake.ledger();
+        let outputs =
+            vec![(self.result, written?), (Dataset::Late, late.finish()?), (Dataset::Quarantine, quarantine.finish()?)];
+        Ok(Computed { outputs, ledger, quarantine_reasons })
+    }
+
+    /// Hands the range's readings to the query, batch by batch; writes what is late or quarantined.
+    async fn feed(&self, tell: mpsc::Sender<Result<RecordBatch, String>>) -> Result<(Intake, Sides), AttemptError> {
+        let mut intake = Intake::new(&self.spec, &self.plan);
+        let mut sides = Sides {
+            late: writer(&self.folder, Dataset::Late, intake.schema()),
+            quarantine: writer(&self.folder, Dataset::Quarantine, quarantine_schema()),
+        };
+        let mut records = self.log.read(&self.plan.topic, self.plan.partition, self.range);
+        while let Some(chunk) = records.try_next().await? {
+            for record in &chunk {
+                intake.push(record);
+                if intake.is_ready() {
+                    hand_on(&mut intake, &mut sides, &tell).await?;
+                }
+            }
+        }
+        hand_on(&mut intake, &mut sides, &tell).await?;
+        Ok((intake, sides))
+    }
+}
+
+/// Where readings go that are not given to the query.
+struct Sides {
+    late: Writer,
+    quarantine: Writer,
+}
+
+/// Gives everything that was taken in to where it goes.
+async fn hand_on(
+    intake: &mut Intake,
+    sides: &mut Sides,
+    tell: &mpsc::Sender<Result<RecordBatch, String>>,
+) -> Result<(), AttemptError> {
+    let Taken { on_time, late, quarantine } = intake.take().map_err(|error| AttemptError::Park(error.to_string()))?;
+    late.map(|batch| sides.late.write(&batch)).transpose()?;
+    quarantine.map(|batch| sides.quarantine.write(&batch)).transpose()?;
+    if let Some(batch) = on_time {
+        // A query that has ended (LIMIT) needs no more.
+        let _ = tell.send(Ok(batch)).await;
+    }
+    Ok(())
+}
+
+fn writer(folder: &Path, dataset: Dataset, schema: SchemaRef) -> Writer {
+    Writer::new(folder, dataset.folder(), schema, FILE_BYTES)
+}
+
+/// Writes a query's output to files in a folder.
+pub async fn write(
+    folder: &Path,
+    dataset: Dataset,
+    mut output: BatchStream,
+) -> Result<Vec<WrittenFile>, ProcessingError> {
+    let mut writer = writer(folder, dataset, output.schema.clone());
+    while let Some(batch) = output.batches.try_next().await? {
+        writer.write(&batch)?;
+    }
+    writer.finish()
+}
