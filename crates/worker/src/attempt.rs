@@ -71,15 +71,47 @@ pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, Atte
         AttemptId::new(uuid::Uuid::now_v7().to_string()).map_err(|error| AttemptError::Park(error.to_string()))?;
     let scratch = tools.scratch.join(attempt.as_str());
     tokio::fs::create_dir_all(&scratch).await?;
+    let _cleared = ClearedAtTheEnd(scratch.clone());
     let run = Run { tools, id: &assignment.id, spec: &assignment.spec, attempt, scratch };
-    let result = match &assignment.task {
+    match &assignment.task {
         Task::Map(plan) => run.map(plan).await,
         Task::Finish(plan) => run.finish(plan).await,
-    };
-    if let Err(error) = tokio::fs::remove_dir_all(&run.scratch).await {
-        tracing::warn!(folder = %run.scratch.display(), %error, "scratch folder could not be removed");
     }
-    result
+}
+
+/// An attempt's scratch folder, removed however the attempt ends: its task may be aborted at any point.
+struct ClearedAtTheEnd(PathBuf);
+
+impl Drop for ClearedAtTheEnd {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "scratch folder could not be removed");
+        }
+    }
+}
+
+/// What a plan would be at another generation of the same spec.
+trait SameBatch: Clone + PartialEq {
+    fn at_generation(self, generation: u64) -> Self;
+    fn generation(&self) -> u64;
+}
+
+impl SameBatch for Plan {
+    fn at_generation(self, generation: u64) -> Self {
+        Self { generation, ..self }
+    }
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl SameBatch for FinishPlan {
+    fn at_generation(self, generation: u64) -> Self {
+        Self { generation, ..self }
+    }
+    fn generation(&self) -> u64 {
+        self.generation
+    }
 }
 
 struct Run<'a> {
@@ -95,9 +127,24 @@ impl Run<'_> {
         paths::marker(&self.id.job, self.id.window, self.id.part, self.id.revision)
     }
 
+    /// A marker that stands must be this batch's: of the same offsets and the same spec. One of an earlier job of this
+    /// name would pass off its readings for those of this job.
+    fn expect_same<P: SameBatch>(&self, stands: &P, planned: &P) -> Result<(), AttemptError> {
+        if stands.clone().at_generation(planned.generation()) == *planned {
+            return Ok(());
+        }
+        Err(AttemptError::Park(format!(
+            "{} stands already, with another plan: the output of an earlier job of this name is in the store. Move or \
+             delete {}/ there and retry, or apply the job under another name",
+            self.marker_path(),
+            self.id.job
+        )))
+    }
+
     async fn map(&self, plan: &Plan) -> Result<Summary, AttemptError> {
         let store = &self.tools.store;
         if let Some(found) = store.read_marker::<Marker>(&self.marker_path()).await? {
+            self.expect_same(&found.plan, plan)?;
             // Somebody committed before: finish what they may have left.
             store.publish(&found).await?;
             return Ok(summary(&found.files, &found.ledger, self.result()));
@@ -133,6 +180,7 @@ impl Run<'_> {
         };
         let (verdict, stands) = store.commit(&self.marker_path(), &marker).await?;
         self.conclude(verdict).await;
+        self.expect_same(&stands.plan, plan)?;
         store.publish(&stands).await?;
         Ok(summary(&stands.files, &stands.ledger, self.result()))
     }
@@ -190,6 +238,7 @@ impl Run<'_> {
     async fn finish(&self, plan: &FinishPlan) -> Result<Summary, AttemptError> {
         let store = &self.tools.store;
         if let Some(found) = store.read_marker::<Complete>(&self.marker_path()).await? {
+            self.expect_same(&found.plan, plan)?;
             store.publish(&found).await?;
             return Ok(complete_summary(&found));
         }
@@ -233,6 +282,7 @@ impl Run<'_> {
         };
         let (verdict, stands) = store.commit(&self.marker_path(), &complete).await?;
         self.conclude(verdict).await;
+        self.expect_same(&stands.plan, plan)?;
         store.publish(&stands).await?;
         Ok(complete_summary(&stands))
     }

@@ -177,3 +177,19 @@ async fn a_topic_that_was_made_again_parks_the_batch() {
     let parked = run(&bench.tools, &assignment).await;
     assert!(matches!(&parked, Err(AttemptError::Park(why)) if why.contains("made again")), "{parked:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_of_an_earlier_job_of_the_same_name_is_never_taken_for_this_ones() {
+    let bench = bench().await;
+    run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    let mut anew = map(&bench, spec(false));
+    if let Task::Map(plan) = &mut anew.task {
+        plan.generation = 7;
+    }
+    run(&bench.tools, &anew).await.expect("the same batch at another generation");
+    if let Task::Map(plan) = &mut anew.task {
+        (plan.read, plan.owned) = (OffsetRange::new(Offset(2), Offset(10)), OffsetRange::new(Offset(2), Offset(10)));
+    }
+    let parked = run(&bench.tools, &anew).await;
+    assert!(matches!(&parked, Err(AttemptError::Park(why)) if why.contains("earlier job of this name")), "{parked:?}");
+}

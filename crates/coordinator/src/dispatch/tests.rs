@@ -293,3 +293,41 @@ proptest! {
         prop_assert!(open.iter().all(|window| anew.batches[&job()].keys().any(|(w, _)| w == window)));
     }
 }
+
+#[test]
+fn only_the_report_of_the_worker_that_holds_a_batch_counts() {
+    let mut store = planned(1, 1);
+    let former = worker(&mut store, "a", 1);
+    store.dispatch();
+    // The batch was taken back and given to another, but the former holder's assignment is still there with its report.
+    let at = (window(0).id(), Part::Partition(PartitionId(0)));
+    let holder = WorkerId::new("b").unwrap();
+    let batch = store.view.batches[&job()][&at].value.clone();
+    store.set(
+        keys::batch(&job(), at.0, at.1),
+        &BatchRecord { state: BatchState::Assigned { worker: holder.clone() }, ..batch.clone() },
+    );
+    let assignment = Assignment { id: batch.id.clone(), task: batch.task.clone(), spec: spec(), outcome: None };
+    store.set(keys::assignment(&holder, &batch.id), &assignment);
+    let late = Assignment { outcome: Some(committed()), ..assignment };
+    store.set(keys::assignment(&former, &batch.id), &late);
+    store.dispatch();
+    let state = &store.view.batches[&job()][&at].value.state;
+    assert_eq!(*state, BatchState::Assigned { worker: holder });
+    assert!(!store.view.assignments.contains_key(&keys::assignment(&former, &batch.id)), "it is cleared away");
+}
+
+#[test]
+fn assignments_with_large_specs_are_handed_out_in_several_writes() {
+    let mut store = planned(100, 1);
+    let mut large = spec();
+    large.map = format!("SELECT 1 -- {}", "x".repeat(60_000));
+    // Stored under the hash that the batches were planned with: what counts here is its size.
+    store.set(keys::spec(&job(), &spec().hash()), &large);
+    worker(&mut store, "a", 100);
+    let write = assign(&store.view, now());
+    let bytes: usize = write.then.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
+    assert!(bytes < 1024 * 1024, "{bytes} bytes in one transaction");
+    store.dispatch();
+    assert_eq!(store.view.assignments.len(), 100);
+}
