@@ -15,8 +15,8 @@ use arrow::record_batch::RecordBatch;
 
 use crate::ProcessingError;
 
-/// Encoded bytes after which a row group is closed: what an open file keeps in memory. Some 500,000 readings, still
-/// enough for readers that skip and split by row group.
+/// Encoded bytes after which a row group is closed: what an open file keeps in memory. Narrow rows reach the writer's
+/// limit of 1,048,576 rows first.
 const ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
 
 /// Dictionary of a float column before it is given up: 4,096 values.
