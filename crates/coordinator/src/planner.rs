@@ -12,7 +12,9 @@ use windrow_protocol::duration::Length;
 use windrow_protocol::plan::{BatchId, Part, SealedBy};
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
-use windrow_protocol::{JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window, WindowId};
+use windrow_protocol::{
+    JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window, WindowId,
+};
 
 use crate::view::{Versioned, encode};
 use crate::{Parts, TickError};
@@ -97,7 +99,16 @@ impl Planner<'_> {
         let silent: BTreeMap<PartitionId, Length> = bounds
             .iter()
             .map(|(partition, bounds)| {
-                (*partition, silence.note(&self.job.name, *partition, bounds.high_watermark, elapsed, self.job.spec.idle_timeout))
+                (
+                    *partition,
+                    silence.note(
+                        &self.job.name,
+                        *partition,
+                        bounds.high_watermark,
+                        elapsed,
+                        self.job.spec.idle_timeout,
+                    ),
+                )
             })
             .collect();
         let mut writes = self.new_cursors(&bounds, &silent).await?;

@@ -29,7 +29,7 @@ fn with_limits(limits: Limits) -> Settings {
 
 fn one(device: &str, seq: u64) -> Batch {
     let mut batch = Batch::default();
-    batch.push(&Reading { device, time_us: 0, seq: Some(seq), fields: vec![("v", Value::F64(1.0))] });
+    batch.push(&Reading { device, time_us: 1_000_000, seq: Some(seq), fields: vec![("v", Value::F64(1.0))] });
     batch
 }
 
@@ -44,7 +44,7 @@ async fn send(doors: &Doors, sender: usize, requests: &[Rows]) -> Vec<(Vec<(Stri
             let name = format!("sender{sender}-device{device}");
             let value = if *text { Value::Text("x") } else { Value::F64(1.0) };
             let fields = vec![("v", value)];
-            batch.push(&Reading { device: &name, time_us: second * 1_000_000, seq: Some(*seq), fields });
+            batch.push(&Reading { device: &name, time_us: (1 + second) * 1_000_000, seq: Some(*seq), fields });
             sent.push((name, *seq));
         }
         let room = doors.gateway.room(batch.bytes()).await.unwrap();

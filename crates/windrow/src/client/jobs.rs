@@ -191,7 +191,9 @@ pub async fn delete(args: ChangeArgs) -> Result<()> {
     let value = json!({"job": name, "result": "deleted", "dryRun": args.dry_run});
     output::print(args.job.output.output, &value, std::slice::from_ref(name), || match args.dry_run {
         true => format!("job/{name} deleted (dry run)"),
-        false => format!("job/{name} deleted; its output stays in the store"),
+        false => format!(
+            "job/{name} deleted; its output stays in the store: move it away before a job of this name is applied again"
+        ),
     })
 }
 
