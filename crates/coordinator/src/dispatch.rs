@@ -28,7 +28,7 @@ pub fn settle(view: &View, now: Timestamp) -> Write {
             settling.report(key, assignment, outcome, now);
         }
     }
-    settling.take_back();
+    settling.take_back(now);
     settling.finish()
 }
 
@@ -74,7 +74,7 @@ impl Settling<'_> {
     }
 
     /// Batches that are said to be with a worker, but whose assignment went with the worker's lease.
-    fn take_back(&mut self) {
+    fn take_back(&mut self, now: Timestamp) {
         for (job, queue) in &self.view.queues {
             for at in &queue.assigned {
                 let Some(batch) = self.view.batches.get(job).and_then(|batches| batches.get(at)) else { continue };
@@ -83,7 +83,8 @@ impl Settling<'_> {
                     return;
                 }
                 if !self.view.assignments.contains_key(&keys::assignment(worker, &batch.value.id)) {
-                    let back = BatchRecord { state: BatchState::Pending, ..batch.value.clone() };
+                    let spec = self.view.specs.get(&(job.clone(), batch.value.task.spec_hash().to_owned()));
+                    let back = outcomes::lost(&batch.value, worker, spec.map_or(1, |spec| spec.max_attempts), now);
                     let key = keys::batch(job, at.0, at.1);
                     self.write.when.push(Compare::Modified(key.clone(), batch.revision));
                     self.write.then.push(Op::put(key, encode(&back)));

@@ -1,6 +1,7 @@
 //! What becomes of a batch when a worker is done with it, or is gone. Pure.
 
 use windrow_protocol::Timestamp;
+use windrow_protocol::WorkerId;
 use windrow_protocol::duration::Length;
 use windrow_protocol::state::{BatchRecord, BatchState, Outcome};
 
@@ -35,6 +36,18 @@ pub fn after(batch: &BatchRecord, outcome: &Outcome, max_attempts: u32, now: Tim
         }
     }
     batch
+}
+
+/// The batch after its worker has gone without a word. Workers come and go, so the first loss costs nothing; but a batch
+/// that takes one worker after the other with it must stop: twice `max_attempts` losses park it.
+pub fn lost(batch: &BatchRecord, worker: &WorkerId, max_attempts: u32, now: Timestamp) -> BatchRecord {
+    let error = format!("worker {worker} ended, or lost its lease, while it had the batch");
+    let failed = Outcome::Failed { error, retryable: true };
+    let mut after = after(batch, &failed, max_attempts.saturating_mul(2), now);
+    if batch.failures == 0 {
+        after.not_before = None;
+    }
+    after
 }
 
 #[cfg(test)]
@@ -106,6 +119,20 @@ mod tests {
             (waiting.last_error.as_deref(), waiting.not_before),
             (Some("no store"), Some(Timestamp::from_millis(5_000)))
         );
+    }
+
+    #[test]
+    fn a_batch_that_takes_worker_after_worker_with_it_is_parked() {
+        let (worker, now) = (WorkerId::new("w").unwrap(), Timestamp::from_millis(0));
+        let first = lost(&batch(0), &worker, 5, now);
+        assert_eq!((&first.state, first.failures, first.not_before), (&BatchState::Pending, 1, None));
+        let mut again = first;
+        let losses = (1..).find(|_| {
+            again = lost(&again, &worker, 5, now);
+            again.state == BatchState::Failed
+        });
+        assert_eq!(losses, Some(9), "ten in all");
+        assert!(again.last_error.is_some_and(|error| error.contains("worker w ended")));
     }
 
     #[test]

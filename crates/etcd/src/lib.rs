@@ -17,7 +17,9 @@ use windrow_ports::meta::{
 };
 
 /// Keys per page of a listing.
-const PAGE: i64 = 1_000;
+const PAGE: i64 = 500;
+/// The largest answer: a page of values of 500 KiB each, which is beyond what windrow writes.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
 /// gRPC codes that say that the request itself is wrong.
 const INVALID_ARGUMENT: i32 = 3;
@@ -172,7 +174,9 @@ fn is_missing(error: &Error) -> bool {
 impl MetaStore for EtcdStore {
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, MetaError> {
         let key = self.prefix.add(key);
-        let found = self.call(async { self.client.kv_client().get(key, None).await }).await?;
+        let found = self
+            .call(async { self.client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES).get(key, None).await })
+            .await?;
         Ok(found.kvs().first().map(|item| self.prefix.key_value(item)))
     }
 
@@ -193,7 +197,11 @@ impl MetaStore for EtcdStore {
                     format!("{}\0", self.prefix.add(&last.key))
                 }
             };
-            let page = self.call(async { self.client.kv_client().get(from, Some(options)).await }).await?;
+            let page = self
+                .call(async {
+                    self.client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES).get(from, Some(options)).await
+                })
+                .await?;
             if revision == 0 {
                 revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
             }
@@ -302,7 +310,8 @@ async fn follow(
     tell: &tokio::sync::mpsc::Sender<Result<Events, MetaError>>,
 ) -> Result<MetaError, Error> {
     let options = WatchOptions::new().with_prefix().with_start_revision(from).with_progress_notify();
-    let mut watch = client.watch_client().watch(prefix, Some(options)).await?;
+    let mut watch =
+        client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES).watch(prefix, Some(options)).await?;
     while let Some(response) = watch.message().await? {
         if response.compact_revision() > 0 {
             return Ok(MetaError::Compacted(response.compact_revision()));

@@ -14,7 +14,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use windrow_protocol::JobSpec;
 use windrow_protocol::job::Violation;
 
@@ -27,6 +29,12 @@ pub const PARTS: &str = "parts";
 
 /// Functions whose answer depends on when or in which session they run.
 const NOT_REPEATABLE: [&str; 6] = ["now", "current_date", "current_time", "current_timestamp", "today", "version"];
+
+/// Functions that make a text of any length from a short one, beyond every memory limit.
+const UNBOUNDED: [&str; 3] = ["lpad", "rpad", "repeat"];
+
+/// The most words and signs of a query. Planning recurses over expressions, so its depth must be bounded.
+const MAX_TOKENS: usize = 2_000;
 
 /// Why a query is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +79,20 @@ pub async fn plan(sql: &str, table: &str, schema: &SchemaRef) -> Result<LogicalP
     Ok(plan)
 }
 
+/// Counts before anything recurses.
+fn expect_simple(sql: &str) -> Result<(), Refusal> {
+    // What is no sequence of tokens is for the parser to explain.
+    let tokens = Tokenizer::new(&GenericDialect, sql).tokenize().unwrap_or_default();
+    let count = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).count();
+    if count > MAX_TOKENS {
+        let message = format!("the query has {count} words and signs; at most {MAX_TOKENS} are allowed");
+        return Err(refusal("TOO_COMPLEX", message));
+    }
+    Ok(())
+}
+
 fn parse(sql: &str) -> Result<Statement, Refusal> {
+    expect_simple(sql)?;
     let mut statements = DFParser::parse_sql(sql).map_err(|error| planned(&error))?;
     let Some(statement) = statements.pop_front() else {
         return Err(refusal("EMPTY_SQL", "expected one SELECT statement"));
@@ -118,6 +139,11 @@ fn check_plan(plan: &LogicalPlan, table: &str) -> Result<usize, Refusal> {
                             call.name()
                         );
                         refused = Some(refusal("NOT_REPEATABLE", message));
+                    }
+                    if UNBOUNDED.contains(&call.name()) {
+                        let message =
+                            format!("{}() can make more text than any memory holds; it is not allowed", call.name());
+                        refused = Some(refusal("FUNCTION_NOT_ALLOWED", message));
                     }
                 }
                 Ok(TreeNodeRecursion::Continue)

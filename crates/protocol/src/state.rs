@@ -117,6 +117,15 @@ pub enum Task {
 }
 
 impl Task {
+    /// Makes the task run another spec. Only for a task that has never run.
+    pub fn run_with(&mut self, spec_hash: &str, generation: u64) {
+        let (hash, number) = match self {
+            Self::Map(plan) => (&mut plan.spec_hash, &mut plan.generation),
+            Self::Finish(plan) => (&mut plan.spec_hash, &mut plan.generation),
+        };
+        (*hash, *number) = (spec_hash.to_owned(), generation);
+    }
+
     /// The hash of the spec that the task runs.
     pub fn spec_hash(&self) -> &str {
         match self {

@@ -19,6 +19,7 @@ mod verify;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -100,15 +101,19 @@ enum Get {
     Workers(windows::WorkersArgs),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Stack of every thread that may plan or run SQL: its planner recurses over expressions. Only what is used is taken.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+/// How long threads that are still at work when everything else has ended are waited for.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
     let command = Cli::parse().command;
     let roles = matches!(command, Command::Dev(_) | Command::Gateway(_) | Command::Coordinator(_) | Command::Worker(_));
     let filter = tracing_subscriber::EnvFilter::try_from_env("WINDROW_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(if roles { "info,datafusion=warn" } else { "warn" }));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    match run(command).await {
+    match run_on_large_stacks(command) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has had enough, as `head` has.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -117,6 +122,18 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_on_large_stacks(command: Command) -> Result<()> {
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()?;
+        let result = runtime.block_on(run(command));
+        // A query that never pauses must not keep a role from ending: it has committed nothing.
+        runtime.shutdown_timeout(LAST_PATIENCE);
+        result
+    })?;
+    thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("windrow has panicked; see above")))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

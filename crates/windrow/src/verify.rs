@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use tonic::Code;
 use windrow_ports::Log;
 use windrow_protocol::marker::{Committed, Complete, Marker};
+use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
-use windrow_protocol::{JobName, Ledger, Offset, PartitionId, TopicName, WindowId, paths};
+use windrow_protocol::{JobName, Ledger, Offset, PartitionId, Timestamp, TopicName, WindowId, paths};
 use windrow_storage::Store;
+use windrow_wire::convert;
 
 use crate::client::said;
 use crate::connect::KafkaFrom;
@@ -60,8 +62,8 @@ impl Ends {
 
 /// `windrow verify`.
 pub async fn run(args: Args) -> Result<()> {
-    let (store, ends, known) = parts(&args).await?;
-    let report = verify(&store, &ends, &args.job).await?;
+    let Parts { store, ends, known, through } = parts(&args).await?;
+    let report = verify(&store, &ends, &args.job, through).await?;
     ensure!(known || report.markers > 0, "job {} does not exist, and {} has no markers of it", args.job, store.url());
     if report.markers == 0 {
         eprintln!("job {} has committed nothing yet", args.job);
@@ -77,15 +79,24 @@ pub async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Store, ends of the log, and whether the job is known to exist.
-async fn parts(args: &Args) -> Result<(Store, Ends, bool)> {
+/// What a proof is made from.
+struct Parts {
+    store: Store,
+    ends: Ends,
+    /// Whether the job is known to exist.
+    known: bool,
+    /// Up to where the job says that its windows are complete.
+    through: Option<Timestamp>,
+}
+
+async fn parts(args: &Args) -> Result<Parts> {
     if let Some(folder) = &args.data_dir {
         let (store, database) = (place::store_in(folder)?, place::database_in(folder)?);
         let known = place::knows(&database, &args.job).await?;
-        return Ok((store, Ends::Log(database.log()), known));
+        return Ok(Parts { store, ends: Ends::Log(database.log()), known, through: None });
     }
     if let Some(log) = args.kafka.reach("windrow-verify").await? {
-        return Ok((args.store.open(None).await?, Ends::Log(log), false));
+        return Ok(Parts { store: args.store.open(None).await?, ends: Ends::Log(log), known: false, through: None });
     }
     let client = args.store.server.connect().await?;
     let store = args.store.open(Some(&client)).await?;
@@ -95,11 +106,14 @@ async fn parts(args: &Args) -> Result<(Store, Ends, bool)> {
                 let number = partition.name.rsplit('/').next().and_then(|number| number.parse().ok());
                 Some((PartitionId(number?), Offset(partition.high_watermark?)))
             };
-            Ok((store, Ends::Told(partitions.into_iter().filter_map(end).collect()), true))
+            let ends = Ends::Told(partitions.into_iter().filter_map(end).collect());
+            let status = client.job(args.job.as_str()).await.map_err(said)?.status;
+            let through = status.and_then(|status| status.complete_through).map(|time| convert::time(&time));
+            Ok(Parts { store, ends, known: true, through })
         }
         Err(status) if status.code() == Code::NotFound => {
             let why = "the coordinator does not know the job (any more), so it can't say; give --kafka";
-            Ok((store, Ends::Unknown(why.to_owned()), false))
+            Ok(Parts { store, ends: Ends::Unknown(why.to_owned()), known: false, through: None })
         }
         Err(status) => Err(said(status)),
     }
@@ -115,11 +129,17 @@ pub struct Report {
     pub batches: u64,
     pub files: u64,
     pub ledger: Ledger,
+    /// Files that markers name.
+    named: BTreeSet<String>,
 }
 
 /// Verifies all that a job has committed.
-pub async fn verify(store: &Store, ends: &Ends, job: &JobName) -> Result<Report> {
+///
+/// `through`: the job has said that all windows which end by then are complete; asked before the markers are looked at.
+pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<Timestamp>) -> Result<Report> {
     let mut report = Report::default();
+    // Before the markers: whatever is published by now has a marker by then, also while the job runs.
+    let published = published(store, job).await?;
     let mut batches: BTreeMap<PartitionId, Vec<Marker>> = BTreeMap::new();
     let mut with_marker: BTreeSet<(WindowId, PartitionId)> = BTreeSet::new();
     let mut complete = Vec::new();
@@ -130,14 +150,22 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName) -> Result<Report>
         progress.inc(1);
         match paths::parse_marker(&object.path) {
             None => report.findings.push(format!("{} is no marker", object.path)),
-            Some((_, _, Part::Finish, _)) => complete.extend(store.read_marker::<Complete>(&object.path).await?),
+            Some((_, window, Part::Finish, _)) => {
+                let marker = store.read_marker::<Complete>(&object.path).await?;
+                report.expect_own_place(&object.path, marker.as_ref().is_some_and(|m| m.plan.window.id() == window));
+                complete.extend(marker);
+            }
             Some((_, window, Part::Partition(partition), _)) => {
                 with_marker.insert((window, partition));
-                let markers = batches.entry(partition).or_default();
-                markers.extend(store.read_marker::<Marker>(&object.path).await?);
+                let marker = store.read_marker::<Marker>(&object.path).await?;
+                let own = |m: &Marker| m.plan.window.id() == window && m.plan.partition == partition;
+                report.expect_own_place(&object.path, marker.as_ref().is_some_and(own));
+                batches.entry(partition).or_default().extend(marker);
             }
         }
     }
+    complete.sort_by_key(|marker| marker.plan.window.start);
+    report.chain(&complete, through);
     for marker in &complete {
         report.windows += marker.plan.windows;
         let window = marker.plan.window.id();
@@ -155,10 +183,26 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName) -> Result<Report>
             progress.inc(1);
         }
     }
+    report.strays(published);
     Ok(report)
 }
 
+/// All files where readers look.
+async fn published(store: &Store, job: &JobName) -> Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for dataset in [Dataset::Data, Dataset::Parts, Dataset::Late, Dataset::Quarantine] {
+        paths.extend(store.list(&paths::dataset(job, dataset)).await?.into_iter().map(|object| object.path));
+    }
+    Ok(paths)
+}
+
 impl Report {
+    fn expect_own_place(&mut self, path: &str, own: bool) {
+        if !own {
+            self.findings.push(format!("{path} is the marker of another window or partition than its name says"));
+        }
+    }
+
     async fn partition(&mut self, ends: &Ends, partition: PartitionId, markers: &[Marker]) -> Result<()> {
         for pair in markers.windows(2) {
             let (before, after) = (&pair[0].plan, &pair[1].plan);
@@ -197,9 +241,36 @@ impl Report {
         Ok(())
     }
 
+    /// Up to where the job says that all windows are complete, none may be without a `_complete` marker.
+    fn chain(&mut self, complete: &[Complete], through: Option<Timestamp>) {
+        let Some(through) = through else { return };
+        let mut last = complete.first().map(|marker| marker.plan.window.start);
+        for marker in complete {
+            let next = marker.plan.window.start;
+            if let Some(until) = last
+                && until < next
+                && until < through
+            {
+                self.findings.push(format!("no window between {until} and {next} has a _complete marker"));
+            }
+            last = Some(marker.plan.until);
+        }
+        if let Some(until) = last.filter(|until| *until < through) {
+            self.findings.push(format!("no window between {until} and {through} has a _complete marker"));
+        }
+    }
+
+    /// Files that no marker names: readers would count them too.
+    fn strays(&mut self, published: Vec<String>) {
+        for path in published.into_iter().filter(|path| !self.named.contains(path)) {
+            self.findings.push(format!("{path} is named by no marker: it is not windrow's result"));
+        }
+    }
+
     async fn files(&mut self, store: &Store, marker: &impl Committed) -> Result<()> {
         for file in marker.files() {
             self.files += 1;
+            self.named.insert(file.path.clone());
             match store.size(&file.path).await? {
                 None => self.findings.push(format!("{} is missing", file.path)),
                 Some(_) if store.sha256(&file.path).await? != file.sha256 => {

@@ -20,6 +20,8 @@ use crate::intake::{Intake, Taken, quarantine_schema};
 
 /// Batches of `readings` between reading and SQL.
 const QUEUE: usize = 2;
+/// Stack of a batch's thread: plans of SQL recurse over expressions. Only what is used is taken.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Runs work on a thread of its own, where it may block. It ends early when nobody waits for it any more.
 pub async fn on_own_thread<T: Send + 'static>(
@@ -28,7 +30,7 @@ pub async fn on_own_thread<T: Send + 'static>(
     let (runtime, abandoned) = (tokio::runtime::Handle::current(), CancellationToken::new());
     let _guard = abandoned.clone().drop_guard();
     let (tell, told) = oneshot::channel();
-    std::thread::Builder::new().name("batch".to_owned()).spawn(move || {
+    std::thread::Builder::new().name("batch".to_owned()).stack_size(STACK_BYTES).spawn(move || {
         if let Some(result) = runtime.block_on(abandoned.run_until_cancelled(work)) {
             // Whoever waited may be gone.
             let _ = tell.send(result);

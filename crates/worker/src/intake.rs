@@ -109,7 +109,11 @@ impl Intake {
         }
     }
 
+    /// Nobody knows what times it holds, so it is kept once: by the batch that owns its offset.
     fn undecodable(&mut self, record: &Record, reason: &str) {
+        if !self.owned.contains(record.offset) {
+            return;
+        }
         self.ledger.undecodable += 1;
         self.reason(record, reason);
         self.quarantine.push(record, None, None, reason);

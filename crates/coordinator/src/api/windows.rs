@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use tonic::{Code, Request, Response, Status};
-use windrow_ports::meta::{Compare, Op, Txn};
-use windrow_protocol::state::{BatchRecord, BatchState, Task, keys};
-use windrow_protocol::{JobName, Timestamp, WindowId};
+use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
+use windrow_protocol::plan::Part;
+use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
+use windrow_protocol::{JobName, JobSpec, Timestamp, WindowId};
 use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1::window_service_server::WindowService;
 use windrow_wire::v1::worker_service_server::WorkerService;
 use windrow_wire::{convert, v1};
 
 use super::{Api, encode, job_name, meta, page};
-use crate::view::View;
+use crate::view::{Versioned, View};
 
 fn batch(parent: &str, record: &BatchRecord) -> v1::Batch {
     let (start, end) = match &record.task {
@@ -101,18 +102,33 @@ impl WindowService for Api {
                 format!("window {window} of job {} is not in flight; `windrow get windows` lists windows", job.name);
             return Err(error(Code::NotFound, "NO_SUCH_WINDOW", message));
         }
-        let failed = batches.into_iter().filter(|(_, record)| record.value.state == BatchState::Failed);
-        if request.validate_only {
-            return Ok(Response::new(v1::RetryWindowResponse { batches: failed.count() as u32 }));
+        let failed = batches.iter().filter(|(_, record)| record.value.state == BatchState::Failed).count() as u32;
+        if request.validate_only || failed == 0 {
+            return Ok(Response::new(v1::RetryWindowResponse { batches: failed }));
         }
-        let mut batches = 0;
-        for (part, record) in failed {
-            let again =
+        let anew = self.takes_new_spec(&job, &batches).await?;
+        let mut txn = Txn::default();
+        for (part, record) in &batches {
+            if !anew.contains(part) && record.value.state != BatchState::Failed {
+                continue;
+            }
+            let mut again =
                 BatchRecord { state: BatchState::Pending, failures: 0, not_before: None, ..record.value.clone() };
-            let key = keys::batch(&job.name, window, *part);
-            let when = vec![Compare::Modified(key.clone(), record.revision)];
-            let txn = Txn { when, then: vec![Op::put(key, encode(&again))] };
-            batches += u32::from(self.parts.meta.txn(txn).await.map_err(meta)?.applied);
+            if anew.contains(part) {
+                again.task.run_with(&job.spec.hash(), job.generation);
+            }
+            let key = keys::batch(&job.name, window, **part);
+            txn.when.push(Compare::Modified(key.clone(), record.revision));
+            txn.then.push(Op::put(key, encode(&again)));
+            // The first of a very large window; the others are left for the next retry.
+            if txn.then.len() == MAX_TXN_OPS {
+                break;
+            }
+        }
+        let batches = txn.then.len() as u32;
+        if !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
+            let message = format!("window {window} has changed meanwhile; try again");
+            return Err(error(Code::Aborted, "CHANGED", message));
         }
         Ok(Response::new(v1::RetryWindowResponse { batches }))
     }
@@ -122,6 +138,31 @@ impl WindowService for Api {
         request: Request<v1::ListPartitionsRequest>,
     ) -> Result<Response<v1::ListPartitionsResponse>, Status> {
         Ok(Response::new(self.partitions(request.into_inner()).await?))
+    }
+}
+
+impl Api {
+    /// The batches of a window that can run the job's spec of now when they are tried again: all of them while none has
+    /// run, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
+    async fn takes_new_spec(
+        &self,
+        job: &JobRecord,
+        batches: &[(&Part, &Versioned<BatchRecord>)],
+    ) -> Result<Vec<Part>, Status> {
+        let waits = |record: &BatchRecord| matches!(record.state, BatchState::Failed | BatchState::Pending);
+        if batches.len() <= MAX_TXN_OPS && batches.iter().all(|(_, record)| waits(&record.value)) {
+            return Ok(batches.iter().map(|(part, _)| **part).collect());
+        }
+        let last = batches.iter().find(|(part, record)| **part == Part::Finish && waits(&record.value));
+        let Some((_, last)) = last else { return Ok(Vec::new()) };
+        let key = keys::spec(&job.name, last.value.task.spec_hash());
+        let stored = self.parts.meta.get(&key).await.map_err(meta)?;
+        let planned = stored.and_then(|item| serde_json::from_slice::<JobSpec>(&item.value).ok());
+        let only_reduce_differs = planned.is_some_and(|planned| {
+            let (reduce, max_attempts) = (job.spec.reduce.clone(), job.spec.max_attempts);
+            planned.reduce.is_some() == reduce.is_some() && JobSpec { reduce, max_attempts, ..planned } == job.spec
+        });
+        Ok(if only_reduce_differs { vec![Part::Finish] } else { Vec::new() })
     }
 }
 

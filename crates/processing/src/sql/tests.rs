@@ -61,3 +61,14 @@ async fn mistakes_have_line_and_column() {
     let reduce = validate(&spec("SELECT device FROM readings", Some("SELECT speed FROM parts"))).await;
     assert_eq!(reduce[0].path, "spec.reduce");
 }
+
+#[tokio::test]
+async fn queries_that_would_overflow_a_stack_or_any_memory_are_refused() {
+    let long = format!("SELECT {} AS n FROM readings", vec!["speed"; 1_100].join(" + "));
+    let said = refused(&long).await;
+    assert!(said.starts_with("TOO_COMPLEX"), "{said}");
+    for text in ["lpad(device, 2147483647, 'x')", "rpad(device, 9, 'x')", "repeat(device, 1000000)"] {
+        let said = refused(&format!("SELECT {text} AS t FROM readings")).await;
+        assert!(said.starts_with("FUNCTION_NOT_ALLOWED"), "{text}: {said}");
+    }
+}
