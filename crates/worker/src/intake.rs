@@ -324,11 +324,6 @@ impl Intake {
     pub fn ledger(&self) -> (Ledger, Vec<String>) {
         (self.ledger, self.reasons.clone())
     }
-
-    /// Offsets that were planned but are gone from the log.
-    pub fn lose(&mut self, offsets: u64) {
-        self.ledger.lost_offsets = self.ledger.lost_offsets.max(offsets);
-    }
 }
 
 /// What a column is and which rows have it, if that is not what the job declares. Whole numbers pass as floats, nothing
