@@ -258,7 +258,7 @@ impl Leader<'_> {
         self.note_problem(&job.name, revision, problem, noted).await?;
         let Some(calendar) = calendar else { return Ok(false) };
         let progress = mirror.view().progress.get(&job.name).map(|progress| progress.value.clone());
-        let mut planner = Planner {
+        let planner = Planner {
             parts: self.parts,
             job,
             calendar: calendar.clone(),

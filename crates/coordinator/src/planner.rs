@@ -19,6 +19,9 @@ use windrow_protocol::{
 use crate::view::{Versioned, encode};
 use crate::{Parts, TickError};
 
+/// The shortest time between two looks that tells of a log that was away.
+const LEAST_GAP: Duration = Duration::from_secs(2);
+
 /// Since when each partition's high watermark has stood still; kept by the leader between ticks.
 #[derive(Debug, Default)]
 pub struct Silence {
@@ -34,7 +37,8 @@ struct Seen {
 
 impl Silence {
     /// How long a partition has been silent while it was looked at. Nobody could write while the log was away, so a gap
-    /// of half the idle timeout between two looks begins the silence anew.
+    /// of half the idle timeout between two looks begins the silence anew; but at least of [`LEAST_GAP`], since looks
+    /// take time too, and with a short timeout a slow leader would never find a partition silent.
     fn note(
         &mut self,
         job: &JobName,
@@ -46,7 +50,8 @@ impl Silence {
         let first = Seen { high_watermark, since: now, last_look: now };
         let seen = self.seen.entry((job.clone(), partition)).or_insert(first);
         let gap = now.saturating_sub(seen.last_look);
-        if seen.high_watermark != high_watermark || gap.as_millis() as i64 > idle_timeout.millis() / 2 {
+        let longest = LEAST_GAP.max(Duration::from_millis(idle_timeout.millis().unsigned_abs() / 2));
+        if seen.high_watermark != high_watermark || gap > longest {
             *seen = first;
         }
         seen.last_look = now;
@@ -74,7 +79,7 @@ pub struct Planner<'a> {
     pub pinned: BTreeMap<WindowId, (String, u64)>,
     /// The job's batches in the store.
     pub in_flight: usize,
-    /// From this many on, only the partitions that are furthest behind are cut.
+    /// From this many on, only partitions that are behind others are cut.
     pub max_in_flight: usize,
 }
 
@@ -89,7 +94,7 @@ impl Planner<'_> {
 
     /// One step: a window, or a run of empty ones, of each partition that has one to seal; and cursors of partitions
     /// that have none yet. Empty when there is nothing to do.
-    pub async fn step(&mut self, silence: &mut Silence) -> Result<Vec<Write>, TickError> {
+    pub async fn step(&self, silence: &mut Silence) -> Result<Vec<Write>, TickError> {
         let mut bounds = BTreeMap::new();
         let partitions = self.partitions();
         for (partition, found) in partitions.iter().zip(self.parts.log.bounds(self.name(), &partitions).await?) {
@@ -155,7 +160,7 @@ impl Planner<'_> {
     /// The write that seals a window, and the cursor after it.
     #[allow(clippy::too_many_arguments)] // What was observed, each once.
     async fn seal(
-        &mut self,
+        &self,
         partition: PartitionId,
         window: Window,
         cursor: &Cursor,
@@ -189,7 +194,6 @@ impl Planner<'_> {
         let key = keys::cursor(&self.job.name, partition);
         write.when.push(Compare::Modified(key.clone(), self.cursors[&partition].revision));
         write.then.push(Op::put(key, encode(&next)));
-        self.cursors.entry(partition).and_modify(|cursor| cursor.value = next);
         Ok(write)
     }
 
@@ -309,5 +313,36 @@ async fn time_of(
         Ok(chunk) => Ok(chunk.and_then(|chunk| chunk.first().map(|record| record.timestamp))),
         Err(LogError::OutOfRange { .. }) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long a partition counts as silent after looks at these times, in ms, with this idle timeout.
+    fn silent_after(looks: &[(u64, i64)], idle_ms: i64) -> i64 {
+        let (job, mut silence) = (JobName::new("j").unwrap(), Silence::default());
+        let mut note = |(ms, high_watermark): &(u64, i64)| {
+            let (end, now) = (Offset(*high_watermark), Duration::from_millis(*ms));
+            silence.note(&job, PartitionId(0), end, now, Length::from_millis(idle_ms)).millis()
+        };
+        looks.iter().map(&mut note).last().unwrap()
+    }
+
+    #[test]
+    fn silence_lasts_from_the_last_new_record_on() {
+        assert_eq!(silent_after(&[(0, 5), (1_000, 5), (2_000, 5)], 10_000), 2_000);
+        assert_eq!(silent_after(&[(0, 5), (1_000, 6), (2_000, 6)], 10_000), 1_000);
+    }
+
+    #[test]
+    fn time_without_looks_is_no_silence() {
+        assert_eq!(silent_after(&[(0, 5), (1_000, 5), (7_000, 5), (8_000, 5)], 10_000), 1_000);
+    }
+
+    #[test]
+    fn a_short_timeout_is_reached_though_looks_are_further_apart() {
+        assert_eq!(silent_after(&[(0, 5), (900, 5), (1_800, 5)], 300), 1_800);
     }
 }

@@ -16,7 +16,6 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
 use windrow_protocol::JobSpec;
 
 use crate::sql::{PARTS, READINGS, map_schema, plan, session};
@@ -53,14 +52,14 @@ impl Engine {
         Self { scratch: settings.scratch, memory: Arc::new(FairSpillPool::new(settings.memory_bytes)) }
     }
 
-    /// Runs a job's map over batches of `readings`, as they come. An error in the input fails the query.
+    /// Runs a job's map over batches of `readings`, as they come.
     pub async fn map(
         &self,
         spec: &JobSpec,
-        input: mpsc::Receiver<Result<RecordBatch, String>>,
+        input: BoxStream<'static, RecordBatch>,
     ) -> Result<BatchStream, ProcessingError> {
         let schema = readings_schema(spec);
-        let source = Channel { schema: schema.clone(), input: Mutex::new(Some(input)) };
+        let source = Once { schema: schema.clone(), input: Mutex::new(Some(input)) };
         self.run(&spec.map, READINGS, schema, Arc::new(source)).await
     }
 
@@ -101,13 +100,18 @@ impl Engine {
 }
 
 /// The input of a map: can be read once.
-#[derive(Debug)]
-struct Channel {
+struct Once {
     schema: SchemaRef,
-    input: Mutex<Option<mpsc::Receiver<Result<RecordBatch, String>>>>,
+    input: Mutex<Option<BoxStream<'static, RecordBatch>>>,
 }
 
-impl PartitionStream for Channel {
+impl std::fmt::Debug for Once {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Once").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl PartitionStream for Once {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -115,9 +119,7 @@ impl PartitionStream for Channel {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let input = self.input.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let batches = match input {
-            Some(input) => tokio_stream::wrappers::ReceiverStream::new(input)
-                .map(|batch| batch.map_err(|error| DataFusionError::External(error.into())))
-                .boxed(),
+            Some(input) => input.map(Ok).boxed(),
             None => {
                 futures::stream::iter([Err(DataFusionError::Internal("readings were read twice".to_owned()))]).boxed()
             }

@@ -32,7 +32,8 @@ pub struct WrittenFile {
     pub rows: u64,
 }
 
-/// Writes batches of one schema into files `<folder>/<name>-<nnn>.parquet`. Without rows there is no file.
+/// Writes batches of one schema into files `<folder>/<name>-<nnn>.parquet`. Without rows there is no file, and no folder
+/// is made.
 pub struct Writer {
     folder: PathBuf,
     name: String,
@@ -64,6 +65,7 @@ impl Writer {
         }
         if self.open.is_none() {
             let path = self.folder.join(format!("{}-{:03}.parquet", self.name, self.written.len()));
+            std::fs::create_dir_all(&self.folder)?;
             let file = File::create(&path)?;
             let writer = ArrowWriter::try_new(file, self.schema.clone(), Some(self.properties.clone()))?;
             self.open = Some((path, writer, 0));

@@ -127,6 +127,14 @@ pub struct Plan {
     pub generation: u64,
 }
 
+impl Plan {
+    /// Whether both plan the same work: all but the job's generation, which also counts changes that leave the spec as
+    /// it is.
+    pub fn is_same_work(&self, other: &Self) -> bool {
+        Self { generation: other.generation, ..self.clone() } == *other
+    }
+}
+
 /// The plan of a window's last step: which partitions' results it joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,6 +153,14 @@ pub struct FinishPlan {
     pub revision: Revision,
     pub spec_hash: String,
     pub generation: u64,
+}
+
+impl FinishPlan {
+    /// Whether both plan the same work: all but the job's generation, which also counts changes that leave the spec as
+    /// it is.
+    pub fn is_same_work(&self, other: &Self) -> bool {
+        Self { generation: other.generation, ..self.clone() } == *other
+    }
 }
 
 #[cfg(test)]

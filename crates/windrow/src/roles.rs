@@ -185,9 +185,12 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let ends = Stop { token: stop.clone(), grace: API_GRACE };
     let told = told(args.store.told(), v1::LogKind::Kafka);
     let routes = windrow_coordinator::api::services(parts, told, stop.clone());
-    let served = serve::grpc(grpc, routes, &API, ready, ends).await;
-    stop.cancel();
-    leading.await?;
+    // Neither goes on without the other: a coordinator that answers but can't lead would look healthy.
+    let (served, led) = tokio::join!(
+        serve::grpc(grpc, routes, &API, ready, ends).inspect(|_| stop.cancel()),
+        leading.inspect(|_| stop.cancel()),
+    );
+    led?;
     served
 }
 

@@ -70,7 +70,6 @@ pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, Atte
     let attempt =
         AttemptId::new(uuid::Uuid::now_v7().to_string()).map_err(|error| AttemptError::Park(error.to_string()))?;
     let scratch = tools.scratch.join(attempt.as_str());
-    tokio::fs::create_dir_all(&scratch).await?;
     let _cleared = ClearedAtTheEnd(scratch.clone());
     let run = Run { tools, id: &assignment.id, spec: &assignment.spec, attempt, scratch };
     match &assignment.task {
@@ -79,38 +78,18 @@ pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, Atte
     }
 }
 
-/// An attempt's scratch folder, removed however the attempt ends: its task may be aborted at any point.
+/// An attempt's scratch folder, made with its first file and removed however the attempt ends: its task may be aborted
+/// at any point.
 struct ClearedAtTheEnd(PathBuf);
 
 impl Drop for ClearedAtTheEnd {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "scratch folder could not be removed");
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %self.0.display(), %error, "scratch folder could not be removed");
+            }
+            _ => {}
         }
-    }
-}
-
-/// What a plan would be at another generation of the same spec.
-trait SameBatch: Clone + PartialEq {
-    fn at_generation(self, generation: u64) -> Self;
-    fn generation(&self) -> u64;
-}
-
-impl SameBatch for Plan {
-    fn at_generation(self, generation: u64) -> Self {
-        Self { generation, ..self }
-    }
-    fn generation(&self) -> u64 {
-        self.generation
-    }
-}
-
-impl SameBatch for FinishPlan {
-    fn at_generation(self, generation: u64) -> Self {
-        Self { generation, ..self }
-    }
-    fn generation(&self) -> u64 {
-        self.generation
     }
 }
 
@@ -129,8 +108,8 @@ impl Run<'_> {
 
     /// A marker that stands must be this batch's: of the same offsets and the same spec. One of an earlier job of this
     /// name would pass off its readings for those of this job.
-    fn expect_same<P: SameBatch>(&self, stands: &P, planned: &P) -> Result<(), AttemptError> {
-        if stands.clone().at_generation(planned.generation()) == *planned {
+    fn expect_same(&self, same: bool) -> Result<(), AttemptError> {
+        if same {
             return Ok(());
         }
         Err(AttemptError::Park(format!(
@@ -144,7 +123,7 @@ impl Run<'_> {
     async fn map(&self, plan: &Plan) -> Result<Summary, AttemptError> {
         let store = &self.tools.store;
         if let Some(found) = store.read_marker::<Marker>(&self.marker_path()).await? {
-            self.expect_same(&found.plan, plan)?;
+            self.expect_same(found.plan.is_same_work(plan))?;
             // Somebody committed before: finish what they may have left.
             store.publish(&found).await?;
             return Ok(summary(&found.files, &found.ledger, self.result()));
@@ -180,7 +159,7 @@ impl Run<'_> {
         };
         let (verdict, stands) = store.commit(&self.marker_path(), &marker).await?;
         self.conclude(verdict).await;
-        self.expect_same(&stands.plan, plan)?;
+        self.expect_same(stands.plan.is_same_work(plan))?;
         store.publish(&stands).await?;
         Ok(summary(&stands.files, &stands.ledger, self.result()))
     }
@@ -238,7 +217,7 @@ impl Run<'_> {
     async fn finish(&self, plan: &FinishPlan) -> Result<Summary, AttemptError> {
         let store = &self.tools.store;
         if let Some(found) = store.read_marker::<Complete>(&self.marker_path()).await? {
-            self.expect_same(&found.plan, plan)?;
+            self.expect_same(found.plan.is_same_work(plan))?;
             store.publish(&found).await?;
             return Ok(complete_summary(&found));
         }
@@ -282,13 +261,14 @@ impl Run<'_> {
         };
         let (verdict, stands) = store.commit(&self.marker_path(), &complete).await?;
         self.conclude(verdict).await;
-        self.expect_same(&stands.plan, plan)?;
+        self.expect_same(stands.plan.is_same_work(plan))?;
         store.publish(&stands).await?;
         Ok(complete_summary(&stands))
     }
 
     /// Brings published parts to scratch disk.
     async fn fetch(&self, parts: &[FileEntry]) -> Result<Vec<PathBuf>, AttemptError> {
+        tokio::fs::create_dir_all(&self.scratch).await?;
         let mut local = Vec::new();
         for (i, part) in parts.iter().enumerate() {
             let path = self.scratch.join(format!("part-{i}.parquet"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use windrow_ports::Log;
@@ -64,8 +64,7 @@ impl Map {
     /// Reads the range, runs the map, and writes all outputs to the folder.
     pub async fn run(self) -> Result<Computed, AttemptError> {
         let (tell, told) = mpsc::channel(QUEUE);
-        let output = self.engine.map(&self.spec, told).await?;
-        let (fed, written) = tokio::join!(self.feed(tell), write(&self.folder, self.result, output));
+        let (fed, written) = tokio::join!(self.feed(tell), self.query(told));
         // A feed that failed is the cause, whatever the query made of what it got.
         let (intake, Sides { late, quarantine }) = fed?;
         let (ledger, quarantine_reasons) = intake.ledger();
@@ -74,8 +73,17 @@ impl Map {
         Ok(Computed { outputs, ledger, quarantine_reasons })
     }
 
+    /// Runs the map over what is fed, once there is any: without readings there are no rows, also where an aggregate
+    /// would give one of nothing.
+    async fn query(&self, mut told: mpsc::Receiver<RecordBatch>) -> Result<Vec<WrittenFile>, ProcessingError> {
+        let Some(first) = told.recv().await else { return Ok(Vec::new()) };
+        let rest = futures::stream::poll_fn(move |cx| told.poll_recv(cx));
+        let input = futures::stream::iter([first]).chain(rest).boxed();
+        write(&self.folder, self.result, self.engine.map(&self.spec, input).await?).await
+    }
+
     /// Hands the range's readings to the query, batch by batch; writes what is late or quarantined.
-    async fn feed(&self, tell: mpsc::Sender<Result<RecordBatch, String>>) -> Result<(Intake, Sides), AttemptError> {
+    async fn feed(&self, tell: mpsc::Sender<RecordBatch>) -> Result<(Intake, Sides), AttemptError> {
         let mut intake = Intake::new(&self.spec, &self.plan);
         let mut sides = Sides {
             late: writer(&self.folder, Dataset::Late, intake.schema()),
@@ -102,17 +110,13 @@ struct Sides {
 }
 
 /// Gives everything that was taken in to where it goes.
-async fn hand_on(
-    intake: &mut Intake,
-    sides: &mut Sides,
-    tell: &mpsc::Sender<Result<RecordBatch, String>>,
-) -> Result<(), AttemptError> {
+async fn hand_on(intake: &mut Intake, sides: &mut Sides, tell: &mpsc::Sender<RecordBatch>) -> Result<(), AttemptError> {
     let Taken { on_time, late, quarantine } = intake.take().map_err(|error| AttemptError::Park(error.to_string()))?;
     late.map(|batch| sides.late.write(&batch)).transpose()?;
     quarantine.map(|batch| sides.quarantine.write(&batch)).transpose()?;
     if let Some(batch) = on_time {
         // A query that has ended (LIMIT) needs no more.
-        let _ = tell.send(Ok(batch)).await;
+        let _ = tell.send(batch).await;
     }
     Ok(())
 }

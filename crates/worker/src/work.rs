@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use windrow_ports::lease::HeldLease;
-use windrow_ports::meta::{Compare, Event, KeyValue, Op, Txn};
+use windrow_ports::meta::{Compare, Event, KeyValue, MAX_TXN_OPS, Op, Txn};
 use windrow_ports::{MetaError, MetaStore};
 use windrow_protocol::WorkerId;
 use windrow_protocol::state::{Assignment, Outcome, WorkerRecord, keys};
@@ -22,6 +22,10 @@ use crate::attempt::{AttemptError, run as attempt};
 
 /// Pause before trying again when the metadata store can't be reached.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Bytes of one transaction of reports after which no more is added: an assignment holds its job's SQL, and etcd takes
+/// 1.5 MiB a request.
+const MAX_REPORT_BYTES: usize = 512 * 1024;
 
 /// How a worker runs.
 #[derive(Debug, Clone)]
@@ -186,11 +190,7 @@ impl Session<'_> {
                         Some(Err(error)) => return Err(error),
                         None => return Err(MetaError::Unavailable("the watch of assignments ended".to_owned())),
                     },
-                    Some(done) = self.tasks.join_next() => {
-                        if let Ok((key, outcome)) = done {
-                            self.report(&key, outcome, lease).await?;
-                        }
-                    }
+                    Some(ended) = self.tasks.join_next() => self.report_with_others(ended, lease).await?,
                 }
             }
         }
@@ -242,13 +242,41 @@ impl Session<'_> {
         self.running.insert(item.key.clone(), Held { assignment, revision: item.mod_revision, task });
     }
 
-    /// Writes an outcome into its assignment, if that is still this worker's.
-    async fn report(&mut self, key: &str, outcome: Outcome, lease: i64) -> Result<(), MetaError> {
-        let Some(held) = self.running.remove(key) else { return Ok(()) };
-        let when = vec![Compare::Modified(key.to_owned(), held.revision)];
-        let value = serde_json::to_vec(&Assignment { outcome: Some(outcome), ..held.assignment }).unwrap_or_default();
-        let put = Op::Put { key: key.to_owned(), value: value.into(), lease };
-        self.meta.txn(Txn { when, then: vec![put] }).await.map(drop)
+    /// Reports a task that has ended, and all that have ended meanwhile.
+    async fn report_with_others(&mut self, first: Result<Done, JoinError>, lease: i64) -> Result<(), MetaError> {
+        let others = std::iter::from_fn(|| self.tasks.try_join_next());
+        // One that was aborted has nothing to report.
+        let ended = std::iter::once(first).chain(others).filter_map(Result::ok).collect();
+        self.report(ended, lease).await
+    }
+
+    /// Writes outcomes into their assignments, as far as these are still this worker's: many in a transaction, since each
+    /// costs the store a write to disk.
+    async fn report(&mut self, ended: Vec<Done>, lease: i64) -> Result<(), MetaError> {
+        let mut reports = ended.into_iter().filter_map(|(key, outcome)| {
+            let Held { assignment, revision, .. } = self.running.remove(&key)?;
+            let value = serde_json::to_vec(&Assignment { outcome: Some(outcome), ..assignment }).unwrap_or_default();
+            Some((Compare::Modified(key.clone(), revision), Op::Put { key, value: value.into(), lease }))
+        });
+        loop {
+            let (mut group, mut bytes) = (Vec::new(), 0);
+            while group.len() < MAX_TXN_OPS && bytes < MAX_REPORT_BYTES {
+                let Some(report) = reports.next() else { break };
+                bytes += if let Op::Put { value, .. } = &report.1 { value.len() } else { 0 };
+                group.push(report);
+            }
+            if group.is_empty() {
+                return Ok(());
+            }
+            let (when, then) = group.iter().cloned().unzip();
+            if self.meta.txn(Txn { when, then }).await?.applied || group.len() == 1 {
+                continue;
+            }
+            // One of them was taken away: the others count all the same.
+            for (when, then) in group {
+                self.meta.txn(Txn { when: vec![when], then: vec![then] }).await?;
+            }
+        }
     }
 
     /// At shutdown: takes no more, finishes what runs within the grace, hands the rest back.
@@ -258,17 +286,11 @@ impl Session<'_> {
         while !self.tasks.is_empty() {
             let left = deadline.saturating_sub(self.tools.clock.elapsed());
             tokio::select! {
-                Some(done) = self.tasks.join_next() => {
-                    if let Ok((key, outcome)) = done {
-                        self.report(&key, outcome, lease).await?;
-                    }
-                }
+                Some(ended) = self.tasks.join_next() => self.report_with_others(ended, lease).await?,
                 () = self.tools.clock.sleep(left) => {
                     self.tasks.abort_all();
-                    for key in self.running.keys().cloned().collect::<Vec<_>>() {
-                        self.report(&key, Outcome::Released, lease).await?;
-                    }
-                    return Ok(());
+                    let released = self.running.keys().map(|key| (key.clone(), Outcome::Released)).collect();
+                    return self.report(released, lease).await;
                 }
             }
         }

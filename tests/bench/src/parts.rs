@@ -6,8 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use arrow::record_batch::RecordBatch;
-use futures::TryStreamExt;
-use tokio::sync::mpsc;
+use futures::{StreamExt, TryStreamExt};
 use windrow_ports::Log;
 use windrow_ports::log::Record;
 use windrow_processing::parquet::{FILE_BYTES, Writer};
@@ -125,13 +124,9 @@ async fn sql(backlog: &Backlog, map: &str, batches: &[RecordBatch], scratch: &Pa
     let spec = fleet::spec(&backlog.topic, backlog.json, map)?;
     debug_assert!(batches.iter().all(|batch| batch.schema() == readings_schema(&spec)));
     let engine = Engine::new(EngineSettings { memory_bytes: 256 << 20, scratch: scratch.to_owned() });
-    let (tell, told) = mpsc::channel(batches.len().max(1));
-    for batch in batches {
-        tell.send(Ok(batch.clone())).await?;
-    }
-    drop(tell);
+    let input = futures::stream::iter(batches.to_vec()).boxed();
     let cpu = own_cpu()?;
-    let output = engine.map(&spec, told).await?;
+    let output = engine.map(&spec, input).await?;
     let rows = output.batches.try_collect().await?;
     Ok((rows, (own_cpu()? - cpu).as_secs_f64()))
 }

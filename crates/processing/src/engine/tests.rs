@@ -27,12 +27,7 @@ fn readings(rows: usize, first: f64) -> RecordBatch {
 
 /// Runs the map over batches and writes its output to a file.
 async fn map_to_file(folder: &std::path::Path, name: &str, batches: Vec<RecordBatch>) -> Vec<parquet::WrittenFile> {
-    let (tell, told) = mpsc::channel(16);
-    let mut output = engine(folder).map(&spec(), told).await.unwrap();
-    for batch in batches {
-        tell.send(Ok(batch)).await.unwrap();
-    }
-    drop(tell);
+    let mut output = engine(folder).map(&spec(), futures::stream::iter(batches).boxed()).await.unwrap();
     let mut writer = parquet::Writer::new(folder, name, output.schema.clone(), parquet::FILE_BYTES);
     while let Some(batch) = output.batches.try_next().await.unwrap() {
         writer.write(&batch).unwrap();
@@ -62,13 +57,13 @@ async fn maps_of_two_partitions_are_reduced_to_what_a_plain_loop_gives() {
 }
 
 #[tokio::test]
-async fn a_failed_input_fails_the_query_with_its_reason() {
+async fn a_part_that_is_no_parquet_fails_the_query_as_its_input() {
     let folder = tempfile::tempdir().unwrap();
-    let (tell, told) = mpsc::channel(1);
-    let output = engine(folder.path()).map(&spec(), told).await.unwrap();
-    tell.send(Err("the log went away".to_owned())).await.unwrap();
+    let part = folder.path().join("part.parquet");
+    std::fs::write(&part, "no parquet").unwrap();
+    let output = engine(folder.path()).reduce(&spec(), vec![part]).await.unwrap();
     let failed = output.batches.try_collect::<Vec<_>>().await.unwrap_err();
-    assert!(matches!(&failed, ProcessingError::Input(why) if why.contains("the log went away")), "{failed:?}");
+    assert!(matches!(&failed, ProcessingError::Input(why) if why.contains("Parquet")), "{failed:?}");
 }
 
 #[tokio::test]
