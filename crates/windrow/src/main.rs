@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod connect;
 mod demo;
+mod doctor;
 mod history;
 mod job_file;
 mod output;
@@ -79,6 +80,10 @@ enum Command {
     Cat(cat::Args),
     /// Prove from markers, files and log that every reading is counted once. Exits with 1 if not.
     Verify(verify::Args),
+    /// Examine a Kafka, an etcd and an object store: what windrow can rely on there. Exits with 1 if something is broken.
+    ///
+    /// Makes and deletes topics `windrow-doctor-*`, keys under `/windrow-doctor-*` and objects under `_probe/`.
+    Doctor(doctor::Args),
     /// Print the completion script of a shell.
     Completion {
         shell: clap_complete::Shell,
@@ -165,6 +170,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Retry(args) => jobs::retry(args).await,
         Command::Cat(args) => cat::run(args).await,
         Command::Verify(args) => verify::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "windrow", &mut script);
