@@ -76,6 +76,8 @@ enum Command {
     Resume(jobs::ChangeArgs),
     /// Try the failed batches of a window again.
     Retry(jobs::RetryArgs),
+    /// Give up the failed batches of a window: it completes without their results, and the gap has a reason.
+    Skip(jobs::SkipArgs),
     /// Print a window's committed output.
     Cat(cat::Args),
     /// Prove from markers, files and log that every reading is counted once. Exits with 1 if not.
@@ -168,6 +170,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Pause(args) => jobs::pause(args).await,
         Command::Resume(args) => jobs::resume(args).await,
         Command::Retry(args) => jobs::retry(args).await,
+        Command::Skip(args) => jobs::skip(args).await,
         Command::Cat(args) => cat::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
