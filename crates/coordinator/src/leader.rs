@@ -28,6 +28,7 @@ const TOPIC_TTL: Duration = Duration::from_secs(1);
 pub async fn run(parts: Parts, settings: Settings, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             result = campaign_and_lead(&parts, &settings, &shutdown) => {
                 if let Err(error) = result {
@@ -58,6 +59,7 @@ async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &Cancel
     let mut leader =
         Leader { parts, settings, term: won.revision, silence: Silence::default(), topics: HashMap::new() };
     let result = tokio::select! {
+        biased;
         () = lease.lost() => Err(TickError::NotLeading),
         () = shutdown.cancelled() => Ok(()),
         result = leader.lead() => result,
@@ -104,6 +106,8 @@ impl Leader<'_> {
             }
             let pause = next_look.saturating_sub(clock.elapsed());
             tokio::select! {
+                // Changes without end keep nothing waiting: the time of the next look is compared above.
+                biased;
                 changed = mirror.changed() => changed?,
                 () = clock.sleep(pause) => {}
             }

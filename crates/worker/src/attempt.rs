@@ -11,10 +11,10 @@ use windrow_protocol::paths::{self, Dataset};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::state::{Assignment, Summary, Task};
 use windrow_protocol::{AttemptId, JobSpec, Ledger, OffsetRange, Plan};
-use windrow_storage::StoreError;
+use windrow_storage::{Store, StoreError};
 
 use crate::Tools;
-use crate::compute::{self, on_own_thread};
+use crate::compute;
 
 /// Why a try failed, by what becomes of the batch.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +67,7 @@ impl From<std::io::Error> for AttemptError {
 
 /// Runs an assignment. On success a marker stands, by this attempt or another, and its files are published.
 pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, AttemptError> {
-    let attempt =
-        AttemptId::new(uuid::Uuid::now_v7().to_string()).map_err(|error| AttemptError::Park(error.to_string()))?;
+    let attempt = AttemptId::new(tools.names.next()).map_err(|error| AttemptError::Park(error.to_string()))?;
     let scratch = tools.scratch.join(attempt.as_str());
     let _cleared = ClearedAtTheEnd(scratch.clone());
     let run = Run { tools, id: &assignment.id, spec: &assignment.spec, attempt, scratch };
@@ -138,15 +137,20 @@ impl Run<'_> {
             result: self.result(),
             folder: self.scratch.clone(),
         };
-        let compute::Computed { outputs, mut ledger, quarantine_reasons } = on_own_thread(work.run()).await?;
-        ledger.lost_offsets = ledger.lost_offsets.max(plan.read.len() - range.len());
-        ledger.check().map_err(AttemptError::Park)?;
-        let mut files = Vec::new();
-        for (dataset, written) in outputs {
-            // A window without readings has no rows, also where an aggregate would give one of nothing.
-            let written = if dataset == self.result() && ledger.kept == 0 { Vec::new() } else { written };
-            files.extend(self.stage(dataset, written).await?);
-        }
+        let (staging, result, missing) = (self.staging(), self.result(), plan.read.len() - range.len());
+        let staged = async move {
+            let compute::Computed { outputs, mut ledger, quarantine_reasons } = work.run().await?;
+            ledger.lost_offsets = ledger.lost_offsets.max(missing);
+            ledger.check().map_err(AttemptError::Park)?;
+            let mut files = Vec::new();
+            for (dataset, written) in outputs {
+                // A window without readings has no rows, also where an aggregate would give one of nothing.
+                let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
+                files.extend(staging.stage(dataset, written).await?);
+            }
+            Ok((files, ledger, quarantine_reasons))
+        };
+        let (files, ledger, quarantine_reasons) = self.tools.place.run(staged).await?;
         let marker = Marker {
             version: MARKER_VERSION,
             job: self.id.job.clone(),
@@ -192,14 +196,8 @@ impl Run<'_> {
         Ok(OffsetRange::new(log_start.max(plan.read.start), plan.read.end))
     }
 
-    async fn stage(&self, dataset: Dataset, written: Vec<WrittenFile>) -> Result<Vec<FileEntry>, AttemptError> {
-        let mut files = Vec::new();
-        for (number, file) in (0..).zip(written) {
-            let staged = paths::staged(&self.id.job, self.id.window, self.id.part, &self.attempt, dataset, number);
-            let path = paths::file(&self.id.job, dataset, self.id.window, self.id.part, number);
-            files.push(self.tools.store.stage(&file.path, &staged, &path, file.rows).await?);
-        }
-        Ok(files)
+    fn staging(&self) -> Staging {
+        Staging { store: self.tools.store.clone(), id: self.id.clone(), attempt: self.attempt.clone() }
     }
 
     /// Clears up after a lost race. What can't be cleared now is left to the janitor: no marker names it.
@@ -238,14 +236,15 @@ impl Run<'_> {
         let mut files = Vec::new();
         // As for a map: a window without readings has no rows.
         if self.spec.reduce.is_some() && ledger.kept > 0 {
-            let local = self.fetch(&parts).await?;
             let (engine, spec, folder) = (self.tools.engine.clone(), self.spec.clone(), self.scratch.clone());
+            let staging = self.staging();
             let reduce = async move {
+                let local = fetch(&staging.store, &folder, &parts).await?;
                 let output = engine.reduce(&spec, local).await?;
-                Ok::<_, AttemptError>(compute::write(&folder, Dataset::Data, output).await?)
+                let written = compute::write(&folder, Dataset::Data, output).await?;
+                staging.stage(Dataset::Data, written).await
             };
-            let written = on_own_thread(reduce).await?;
-            files = self.stage(Dataset::Data, written).await?;
+            files = self.tools.place.run(reduce).await?;
             rows = files.iter().map(|file| file.rows).sum();
         }
         let complete = Complete {
@@ -265,19 +264,38 @@ impl Run<'_> {
         store.publish(&stands).await?;
         Ok(complete_summary(&stands))
     }
+}
 
-    /// Brings published parts to scratch disk.
-    async fn fetch(&self, parts: &[FileEntry]) -> Result<Vec<PathBuf>, AttemptError> {
-        tokio::fs::create_dir_all(&self.scratch).await?;
-        let mut local = Vec::new();
-        for (i, part) in parts.iter().enumerate() {
-            let path = self.scratch.join(format!("part-{i}.parquet"));
-            self.tools.store.download(&part.path, &path).await?;
-            check_rows(&path, part)?;
-            local.push(path);
+/// Brings an attempt's files to the store. Blocks on disk.
+struct Staging {
+    store: Store,
+    id: BatchId,
+    attempt: AttemptId,
+}
+
+impl Staging {
+    async fn stage(&self, dataset: Dataset, written: Vec<WrittenFile>) -> Result<Vec<FileEntry>, AttemptError> {
+        let mut files = Vec::new();
+        for (number, file) in (0..).zip(written) {
+            let staged = paths::staged(&self.id.job, self.id.window, self.id.part, &self.attempt, dataset, number);
+            let path = paths::file(&self.id.job, dataset, self.id.window, self.id.part, number);
+            files.push(self.store.stage(&file.path, &staged, &path, file.rows).await?);
         }
-        Ok(local)
+        Ok(files)
     }
+}
+
+/// Brings published parts to scratch disk. Blocks on it.
+async fn fetch(store: &Store, folder: &Path, parts: &[FileEntry]) -> Result<Vec<PathBuf>, AttemptError> {
+    std::fs::create_dir_all(folder)?;
+    let mut local = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        let path = folder.join(format!("part-{i}.parquet"));
+        store.download(&part.path, &path).await?;
+        check_rows(&path, part)?;
+        local.push(path);
+    }
+    Ok(local)
 }
 
 /// A part must be what its marker says, before anything is computed from it.

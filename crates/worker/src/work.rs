@@ -74,8 +74,9 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), WorkerError> {
     tools.store.probe().await?;
-    tokio::fs::create_dir_all(&tools.scratch).await?;
+    std::fs::create_dir_all(&tools.scratch)?;
     tokio::select! {
+        biased;
         () = shutdown.cancelled() => return Ok(()),
         agreed = agree_on_store(&tools, &*meta) => agreed?,
     }
@@ -139,6 +140,7 @@ impl Session<'_> {
         self.register(lease.id(), false).await?;
         tracing::info!(worker = %self.settings.id, slots = self.settings.slots, "ready for work");
         let result = tokio::select! {
+            biased;
             () = lease.lost() => Err(MetaError::NoLease(lease.id())),
             () = shutdown.cancelled() => Ok(()),
             result = self.work(lease.id()) => result,
@@ -180,6 +182,8 @@ impl Session<'_> {
             let mut changes = self.meta.watch(&prefix, listing.revision + 1);
             loop {
                 tokio::select! {
+                    // Changes keep no report waiting for long: no more come than there are slots to fill.
+                    biased;
                     change = changes.next() => match change {
                         Some(Ok(change)) => change.events.iter().for_each(|event| match event {
                             Event::Put(item) => self.take(item),
@@ -286,6 +290,7 @@ impl Session<'_> {
         while !self.tasks.is_empty() {
             let left = deadline.saturating_sub(self.tools.clock.elapsed());
             tokio::select! {
+                biased;
                 Some(ended) = self.tasks.join_next() => self.report_with_others(ended, lease).await?,
                 () = self.tools.clock.sleep(left) => {
                     self.tasks.abort_all();
