@@ -15,6 +15,9 @@ use crate::view::{View, encode};
 /// Last steps that are planned at a time.
 const MOST: usize = 40;
 
+/// Bytes of plans in one write, after which no more is added.
+const MAX_BYTES: usize = 512 * 1024;
+
 /// Windows in flight that began with another spec than the job's now, with its hash and generation.
 pub fn pinned(view: &View, job: &JobRecord) -> BTreeMap<WindowId, (String, u64)> {
     let now = job.spec.hash();
@@ -60,7 +63,13 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
         return write;
     }
     let pinned = pinned(view, job);
+    let (mut through, mut bytes) = (through, 0);
     for mut plan in plans {
+        // A plan names every partition, and etcd takes 1.5 MiB a request.
+        if bytes > MAX_BYTES {
+            through = plan.window.start;
+            break;
+        }
         if let Some((spec_hash, generation)) = pinned.get(&plan.window.id()) {
             (plan.spec_hash, plan.generation) = (spec_hash.clone(), *generation);
         }
@@ -70,7 +79,9 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
         let task = Task::Finish(plan);
         let record = BatchRecord::new(id, task);
         write.when.push(Compare::Absent(key.clone()));
-        write.then.push(Op::put(key, encode(&record)));
+        let value = encode(&record);
+        bytes += value.len();
+        write.then.push(Op::put(key, value));
     }
     let next = Progress { finish_planned_through: through, ..progress.value.clone() };
     write.when.push(Compare::Modified(progress_key.clone(), progress.revision));

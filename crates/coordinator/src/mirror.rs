@@ -60,6 +60,8 @@ impl Mirror {
         while self.revision < revision {
             let left = late.saturating_sub(clock.elapsed());
             tokio::select! {
+                // Every change brings the revision nearer.
+                biased;
                 changed = self.changed() => changed?,
                 () = clock.sleep(left) => return self.reload().await,
             }

@@ -75,6 +75,8 @@ async fn keep(
         let sent = clock.elapsed();
         let left = trusted_until.saturating_sub(sent);
         tokio::select! {
+            // An answer that is there counts, also when it is just in time.
+            biased;
             answer = meta.keep_alive(id) => match answer {
                 Ok(remaining) if !remaining.is_zero() => trusted_until = sent + trust.min(remaining * 2 / 3),
                 Ok(_) | Err(MetaError::NoLease(_)) => {

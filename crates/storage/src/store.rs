@@ -1,5 +1,7 @@
 //! Plain access: listing, reading, staging, deleting.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path as LocalPath;
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use windrow_protocol::marker::FileEntry;
 
 use crate::StoreError;
@@ -81,15 +83,15 @@ impl Store {
         Ok(self.inner.get(&Path::from(path)).await?.bytes().await?)
     }
 
-    /// Copies an object to a local file, streaming.
+    /// Copies an object to a local file, streaming. Blocks on disk.
     pub async fn download(&self, path: &str, to: &LocalPath) -> Result<(), StoreError> {
         let mut stream = self.inner.get(&Path::from(path)).await?.into_stream();
-        let local = |error: std::io::Error| StoreError::Unavailable(format!("{}: {error}", to.display()));
-        let mut file = tokio::fs::File::create(to).await.map_err(local)?;
+        let local = |error: std::io::Error| StoreError::Local(format!("{}: {error}", to.display()));
+        let mut file = File::create(to).map_err(local)?;
         while let Some(chunk) = stream.next().await {
-            file.write_all(&chunk?).await.map_err(local)?;
+            file.write_all(&chunk?).map_err(local)?;
         }
-        file.flush().await.map_err(local)
+        Ok(())
     }
 
     /// SHA-256 of an object, lower-case hex, streaming.
@@ -102,20 +104,21 @@ impl Store {
         Ok(hex(hash))
     }
 
-    /// Uploads a local file to `staged`, to be published at `path`. Streams; large files go up in parts.
+    /// Uploads a local file to `staged`, to be published at `path`. Streams; large files go up in parts. Blocks on disk.
     pub async fn stage(&self, local: &LocalPath, staged: &str, path: &str, rows: u64) -> Result<FileEntry, StoreError> {
         let failed = |error: std::io::Error| StoreError::Unavailable(format!("{staged}: {error}"));
-        let mut file = tokio::fs::File::open(local).await.map_err(failed)?;
+        let unreadable = |error: std::io::Error| StoreError::Local(format!("{}: {error}", local.display()));
+        let mut file = File::open(local).map_err(unreadable)?;
         let mut upload = BufWriter::new(self.inner.clone(), Path::from(staged));
         let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0u64, vec![0u8; READ_BYTES]);
         loop {
-            let n = file.read(&mut buffer).await.map_err(failed)?;
+            let n = file.read(&mut buffer).map_err(unreadable)?;
             if n == 0 {
                 break;
             }
             hash.update(&buffer[..n]);
             bytes += n as u64;
-            upload.write_all(&buffer[..n]).await.map_err(failed)?;
+            AsyncWriteExt::write_all(&mut upload, &buffer[..n]).await.map_err(failed)?;
         }
         upload.shutdown().await.map_err(failed)?;
         Ok(FileEntry { staged: staged.to_owned(), path: path.to_owned(), bytes, rows, sha256: hex(hash) })
@@ -141,7 +144,7 @@ impl Store {
 }
 
 fn hex(hash: Sha256) -> String {
-    use std::fmt::Write;
+    use std::fmt::Write as _;
     hash.finalize().iter().fold(String::new(), |mut text, byte| {
         // Writing to a string can't fail.
         let _ = write!(text, "{byte:02x}");

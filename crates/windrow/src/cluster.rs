@@ -47,7 +47,7 @@ impl Cluster {
         let coordinator = tokio::spawn(windrow_coordinator::run(parts, settings, stop.clone()));
         let scratch = folder.join("scratch");
         let engine = Engine::new(EngineSettings { memory_bytes: QUERY_MEMORY_BYTES, scratch: scratch.clone() });
-        let tools = Tools { log: db.log(), store: store.clone(), clock: clock.clone(), engine, scratch };
+        let tools = Tools::new(db.log(), store.clone(), clock.clone(), engine, scratch);
         let slots = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
         let settings = windrow_worker::Settings {
             id: WorkerId::new(format!("worker-{}", uuid::Uuid::new_v4()))?,

@@ -218,7 +218,7 @@ pub async fn worker(args: WorkerArgs) -> Result<()> {
         let (meta, key) = (registered.clone(), key.clone());
         async move { meta.get(&key).await.is_ok_and(|found| found.is_some()) }.boxed()
     });
-    Ok(windrow_worker::run(Tools { log, store, clock, engine, scratch }, meta, settings, stop).await?)
+    Ok(windrow_worker::run(Tools::new(log, store, clock, engine, scratch), meta, settings, stop).await?)
 }
 
 /// What clients are told of the cluster.

@@ -11,10 +11,10 @@ use windrow_protocol::paths::{self, Dataset};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::state::{Assignment, Summary, Task};
 use windrow_protocol::{AttemptId, JobSpec, Ledger, OffsetRange, Plan};
-use windrow_storage::StoreError;
+use windrow_storage::{Store, StoreError};
 
 use crate::Tools;
-use crate::compute::{self, Computed, on_own_thread};
+use crate::compute::{self, Computed};
 
 /// Why a try failed, by what becomes of the batch.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ impl From<StoreError> for AttemptError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
-            StoreError::NotFound(_) => Self::Retry(error.to_string()),
+            StoreError::NotFound(_) | StoreError::Local(_) => Self::Retry(error.to_string()),
             StoreError::Broken(_) | StoreError::Unusable(_) => Self::Park(error.to_string()),
         }
     }
@@ -44,8 +44,9 @@ impl From<LogError> for AttemptError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Unavailable(_) => Self::Unavailable(error.to_string()),
-            LogError::OutOfRange { .. } => Self::Retry(error.to_string()),
-            LogError::NoTopic(_) | LogError::Refused(_) | LogError::Exists(_) => Self::Park(error.to_string()),
+            // A broker may not know a topic for a moment: of its own restart, or a leader's move.
+            LogError::OutOfRange { .. } | LogError::NoTopic(_) => Self::Retry(error.to_string()),
+            LogError::Refused(_) | LogError::Exists(_) => Self::Park(error.to_string()),
         }
     }
 }
@@ -67,8 +68,7 @@ impl From<std::io::Error> for AttemptError {
 
 /// Runs an assignment. On success a marker stands, by this attempt or another, and its files are published.
 pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, AttemptError> {
-    let attempt =
-        AttemptId::new(uuid::Uuid::now_v7().to_string()).map_err(|error| AttemptError::Park(error.to_string()))?;
+    let attempt = AttemptId::new(tools.names.next()).map_err(|error| AttemptError::Park(error.to_string()))?;
     let scratch = tools.scratch.join(attempt.as_str());
     let _cleared = ClearedAtTheEnd(scratch.clone());
     let Assignment { id, spec, skip, .. } = assignment;
@@ -79,8 +79,7 @@ pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, Atte
     }
 }
 
-/// An attempt's scratch folder, made with its first file and removed however the attempt ends: its task may be aborted
-/// at any point.
+/// An attempt's scratch folder, made with its first file and removed when the attempt ends or is aborted.
 struct ClearedAtTheEnd(PathBuf);
 
 impl Drop for ClearedAtTheEnd {
@@ -131,19 +130,15 @@ impl Run<'_> {
             store.publish(&found).await?;
             return Ok(summary(&found.files, &found.ledger, self.result()));
         }
-        let computed = match self.skip {
+        let Staged { files, ledger, quarantine_reasons } = match self.skip {
             // Whoever gave it up knows that its readings are lost; the count is of offsets, since nothing is read.
-            Some(_) => Computed::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() }),
-            None => self.compute(plan).await?,
+            Some(_) => Staged::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() }),
+            None => {
+                let staged = self.compute(plan).await;
+                self.clear_if_failed(&staged).await;
+                staged?
+            }
         };
-        let Computed { outputs, ledger, quarantine_reasons } = computed;
-        ledger.check().map_err(AttemptError::Park)?;
-        let mut files = Vec::new();
-        for (dataset, written) in outputs {
-            // A window without readings has no rows, also where an aggregate would give one of nothing.
-            let written = if dataset == self.result() && ledger.kept == 0 { Vec::new() } else { written };
-            files.extend(self.stage(dataset, written).await?);
-        }
         let marker = Marker {
             version: MARKER_VERSION,
             job: self.id.job.clone(),
@@ -162,7 +157,8 @@ impl Run<'_> {
         Ok(summary(&stands.files, &stands.ledger, self.result()))
     }
 
-    async fn compute(&self, plan: &Plan) -> Result<Computed, AttemptError> {
+    /// Runs the map and stages what it made.
+    async fn compute(&self, plan: &Plan) -> Result<Staged, AttemptError> {
         let range = self.check_range(plan).await?;
         let work = compute::Map {
             log: self.tools.log.clone(),
@@ -173,10 +169,20 @@ impl Run<'_> {
             result: self.result(),
             folder: self.scratch.clone(),
         };
-        let mut computed = on_own_thread(work.run()).await?;
-        let ledger = &mut computed.ledger;
-        ledger.lost_offsets = ledger.lost_offsets.max(plan.read.len() - range.len());
-        Ok(computed)
+        let (staging, result, missing) = (self.staging(), self.result(), plan.read.len() - range.len());
+        let staged = async move {
+            let Computed { outputs, mut ledger, quarantine_reasons } = work.run().await?;
+            ledger.lost_offsets = ledger.lost_offsets.max(missing);
+            ledger.check().map_err(AttemptError::Park)?;
+            let mut files = Vec::new();
+            for (dataset, written) in outputs {
+                // A window without readings has no rows, also where an aggregate would give one of nothing.
+                let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
+                files.extend(staging.stage(dataset, written).await?);
+            }
+            Ok(Staged { files, ledger, quarantine_reasons })
+        };
+        self.tools.place.run(staged).await
     }
 
     /// The dataset that a map's output is.
@@ -207,24 +213,30 @@ impl Run<'_> {
         Ok(OffsetRange::new(log_start.max(plan.read.start), plan.read.end))
     }
 
-    async fn stage(&self, dataset: Dataset, written: Vec<WrittenFile>) -> Result<Vec<FileEntry>, AttemptError> {
-        let mut files = Vec::new();
-        for (number, file) in (0..).zip(written) {
-            let staged = paths::staged(&self.id.job, self.id.window, self.id.part, &self.attempt, dataset, number);
-            let path = paths::file(&self.id.job, dataset, self.id.window, self.id.part, number);
-            files.push(self.tools.store.stage(&file.path, &staged, &path, file.rows).await?);
-        }
-        Ok(files)
+    fn staging(&self) -> Staging {
+        Staging { store: self.tools.store.clone(), id: self.id.clone(), attempt: self.attempt.clone() }
     }
 
-    /// Clears up after a lost race. What can't be cleared now is left to the janitor: no marker names it.
+    /// Clears up after a lost race.
     async fn conclude(&self, verdict: Verdict) {
         if let Verdict::Lost(winner) = verdict {
             tracing::info!(batch = %self.id, %winner, "another attempt has committed this batch");
-            let folder = paths::attempt(&self.id.job, self.id.window, self.id.part, &self.attempt);
-            if let Err(error) = self.tools.store.delete_folder(&folder).await {
-                tracing::warn!(%folder, %error, "staged files of a lost attempt could not be deleted");
-            }
+            self.clear().await;
+        }
+    }
+
+    /// Clears up after work that failed. Not after a commit that failed: its marker may stand and name the files.
+    async fn clear_if_failed<T>(&self, staged: &Result<T, AttemptError>) {
+        if staged.is_err() {
+            self.clear().await;
+        }
+    }
+
+    /// Deletes this attempt's staged files, which no marker names. What can't be deleted now stays.
+    async fn clear(&self) {
+        let folder = paths::attempt(&self.id.job, self.id.window, self.id.part, &self.attempt);
+        if let Err(error) = self.tools.store.delete_folder(&folder).await {
+            tracing::warn!(%folder, %error, "staged files of an attempt without result could not be deleted");
         }
     }
 
@@ -256,14 +268,17 @@ impl Run<'_> {
         }
         // As for a map: a window without readings has no rows.
         if self.spec.reduce.is_some() && ledger.kept > 0 && self.skip.is_none() {
-            let local = self.fetch(&parts).await?;
             let (engine, spec, folder) = (self.tools.engine.clone(), self.spec.clone(), self.scratch.clone());
+            let staging = self.staging();
             let reduce = async move {
+                let local = fetch(&staging.store, &folder, &parts).await?;
                 let output = engine.reduce(&spec, local).await?;
-                Ok::<_, AttemptError>(compute::write(&folder, Dataset::Data, output).await?)
+                let written = compute::write(&folder, Dataset::Data, output).await?;
+                staging.stage(Dataset::Data, written).await
             };
-            let written = on_own_thread(reduce).await?;
-            files = self.stage(Dataset::Data, written).await?;
+            let staged = self.tools.place.run(reduce).await;
+            self.clear_if_failed(&staged).await;
+            files = staged?;
             rows = files.iter().map(|file| file.rows).sum();
         }
         let complete = Complete {
@@ -284,19 +299,51 @@ impl Run<'_> {
         store.publish(&stands).await?;
         Ok(complete_summary(&stands))
     }
+}
 
-    /// Brings published parts to scratch disk.
-    async fn fetch(&self, parts: &[FileEntry]) -> Result<Vec<PathBuf>, AttemptError> {
-        tokio::fs::create_dir_all(&self.scratch).await?;
-        let mut local = Vec::new();
-        for (i, part) in parts.iter().enumerate() {
-            let path = self.scratch.join(format!("part-{i}.parquet"));
-            self.tools.store.download(&part.path, &path).await?;
-            check_rows(&path, part)?;
-            local.push(path);
-        }
-        Ok(local)
+/// What an attempt has in the store, not committed yet.
+struct Staged {
+    files: Vec<FileEntry>,
+    ledger: Ledger,
+    quarantine_reasons: Vec<String>,
+}
+
+impl Staged {
+    fn nothing(ledger: Ledger) -> Self {
+        Self { files: Vec::new(), ledger, quarantine_reasons: Vec::new() }
     }
+}
+
+/// Brings an attempt's files to the store. Blocks on disk.
+struct Staging {
+    store: Store,
+    id: BatchId,
+    attempt: AttemptId,
+}
+
+impl Staging {
+    async fn stage(&self, dataset: Dataset, written: Vec<WrittenFile>) -> Result<Vec<FileEntry>, AttemptError> {
+        let mut files = Vec::new();
+        for (number, file) in (0..).zip(written) {
+            let staged = paths::staged(&self.id.job, self.id.window, self.id.part, &self.attempt, dataset, number);
+            let path = paths::file(&self.id.job, dataset, self.id.window, self.id.part, number);
+            files.push(self.store.stage(&file.path, &staged, &path, file.rows).await?);
+        }
+        Ok(files)
+    }
+}
+
+/// Brings published parts to scratch disk. Blocks on it.
+async fn fetch(store: &Store, folder: &Path, parts: &[FileEntry]) -> Result<Vec<PathBuf>, AttemptError> {
+    std::fs::create_dir_all(folder)?;
+    let mut local = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        let path = folder.join(format!("part-{i}.parquet"));
+        store.download(&part.path, &path).await?;
+        check_rows(&path, part)?;
+        local.push(path);
+    }
+    Ok(local)
 }
 
 /// A part must be what its marker says, before anything is computed from it.

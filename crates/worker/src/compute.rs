@@ -23,8 +23,29 @@ const QUEUE: usize = 2;
 /// Stack of a batch's thread: plans of SQL recurse over expressions. Only what is used is taken.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// Runs work on a thread of its own, where it may block. It ends early when nobody waits for it any more.
-pub async fn on_own_thread<T: Send + 'static>(
+/// Where the heavy part of a batch runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On a thread of its own.
+    OwnThread,
+    /// In the task that waits for it: a simulation has but one thread.
+    InPlace,
+}
+
+impl Place {
+    /// Runs work that may block. It ends early when nobody waits for it any more.
+    pub async fn run<T: Send + 'static>(
+        self,
+        work: impl Future<Output = Result<T, AttemptError>> + Send + 'static,
+    ) -> Result<T, AttemptError> {
+        match self {
+            Self::OwnThread => on_own_thread(work).await,
+            Self::InPlace => work.await,
+        }
+    }
+}
+
+async fn on_own_thread<T: Send + 'static>(
     work: impl Future<Output = Result<T, AttemptError>> + Send + 'static,
 ) -> Result<T, AttemptError> {
     let (runtime, abandoned) = (tokio::runtime::Handle::current(), CancellationToken::new());
@@ -58,13 +79,6 @@ pub struct Computed {
     pub outputs: Vec<(Dataset, Vec<WrittenFile>)>,
     pub ledger: Ledger,
     pub quarantine_reasons: Vec<String>,
-}
-
-impl Computed {
-    /// No output at all.
-    pub fn nothing(ledger: Ledger) -> Self {
-        Self { outputs: Vec::new(), ledger, quarantine_reasons: Vec::new() }
-    }
 }
 
 impl Map {

@@ -7,8 +7,10 @@ mod compute;
 pub mod intake;
 mod work;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use compute::Place;
 pub use work::{Settings, WorkerError, run};
 
 use windrow_ports::{Clock, Log};
@@ -23,5 +25,32 @@ pub struct Tools {
     pub clock: Arc<dyn Clock>,
     pub engine: Engine,
     /// Folder for the files of running attempts.
-    pub scratch: std::path::PathBuf,
+    pub scratch: PathBuf,
+    /// Where the heavy part of a batch runs.
+    pub place: Place,
+    /// Names the attempts.
+    pub names: Arc<dyn AttemptNames>,
+}
+
+impl Tools {
+    /// Each batch on a thread of its own, attempts named at random.
+    pub fn new(log: Arc<dyn Log>, store: Store, clock: Arc<dyn Clock>, engine: Engine, scratch: PathBuf) -> Self {
+        Self { log, store, clock, engine, scratch, place: Place::OwnThread, names: Arc::new(RandomNames) }
+    }
+}
+
+/// Names attempts. No name may be given twice in the life of an object store: the name decides whose a marker is.
+pub trait AttemptNames: Send + Sync + std::fmt::Debug {
+    /// A new name: letters, digits, `-`, `_` and `.`.
+    fn next(&self) -> String;
+}
+
+/// Names by time and randomness (UUIDv7).
+#[derive(Debug, Clone, Copy)]
+pub struct RandomNames;
+
+impl AttemptNames for RandomNames {
+    fn next(&self) -> String {
+        uuid::Uuid::now_v7().to_string()
+    }
 }

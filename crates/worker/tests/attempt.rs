@@ -59,7 +59,7 @@ async fn bench() -> Bench {
     let scratch = folder.path().join("scratch");
     let engine = Engine::new(EngineSettings { memory_bytes: 64 << 20, scratch: scratch.clone() });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    Bench { tools: Tools { log, store, clock, engine, scratch }, topic_id, _folder: folder }
+    Bench { tools: Tools::new(log, store, clock, engine, scratch), topic_id, _folder: folder }
 }
 
 fn window() -> Window {

@@ -21,7 +21,7 @@ async fn a_worker_with_another_store_than_its_cluster_does_not_start() {
             Store::open(&format!("file://{}/{store}", folder.path().display()), &S3Settings::default()).unwrap();
         let scratch = folder.path().join(name);
         let engine = Engine::new(EngineSettings { memory_bytes: 64 << 20, scratch: scratch.clone() });
-        let tools = Tools { log: db.log(), store, clock: Arc::new(SystemClock::default()), engine, scratch };
+        let tools = Tools::new(db.log(), store, Arc::new(SystemClock::default()), engine, scratch);
         let id = WorkerId::new(name).unwrap();
         let settings = Settings { id, slots: 1, lease_ttl: Duration::from_secs(10), grace: Duration::from_secs(1) };
         let stop = CancellationToken::new();

@@ -198,7 +198,7 @@ fn worker(
     let scratch = control.folder.path().join("scratch");
     let engine = Engine::new(EngineSettings { memory_bytes: 256 << 20, scratch: scratch.clone() });
     let log: Arc<dyn Log> = control.db.log();
-    let tools = Tools { log, store, clock: control.clock.clone(), engine, scratch };
+    let tools = Tools::new(log, store, control.clock.clone(), engine, scratch);
     let settings = windrow_worker::Settings {
         id: WorkerId::new("bench")?,
         slots: SLOTS,

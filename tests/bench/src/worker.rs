@@ -85,7 +85,7 @@ pub async fn obey(order: Order) -> Result<Report> {
     let scratch = order.folder.join("scratch");
     let engine = Engine::new(EngineSettings { memory_bytes: 256 << 20, scratch: scratch.clone() });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let tools = Tools { log, store, clock, engine, scratch };
+    let tools = Tools::new(log, store, clock, engine, scratch);
     let (cpu, began) = (own_cpu()?, Instant::now());
     let batches = (0..fleet::PARTITIONS).map(|partition| {
         let (tools, assignment) = (tools.clone(), assignment(&order, partition));

@@ -75,7 +75,7 @@ impl Cluster {
         let scratch = self.folder.path().join(format!("scratch-{id}"));
         let engine = Engine::new(EngineSettings { memory_bytes: 64 << 20, scratch: scratch.clone() });
         let (log, store) = (self.db.log(), self.store.clone());
-        let tools = Tools { log, store, clock: Self::clock(), engine, scratch };
+        let tools = Tools::new(log, store, Self::clock(), engine, scratch);
         let id = WorkerId::new(id).unwrap();
         let settings = windrow_worker::Settings { id, slots: 2, lease_ttl: Duration::from_secs(10), grace };
         let stop = CancellationToken::new();

@@ -333,3 +333,32 @@ fn assignments_with_large_specs_are_handed_out_in_several_writes() {
     store.dispatch();
     assert_eq!(store.view.assignments.len(), 100);
 }
+
+#[test]
+fn a_worker_that_still_has_a_batch_of_a_deleted_job_keeps_nobody_waiting() {
+    let mut store = planned(2, 1);
+    let worker = worker(&mut store, "a", 3);
+    // The job of before had this batch too; the worker has not let go of it.
+    let first = store.view.batches[&job()][&(window(0).id(), Part::Partition(PartitionId(0)))].value.clone();
+    let assignment =
+        Assignment { id: first.id.clone(), task: first.task.clone(), spec: spec(), skip: None, outcome: None };
+    store.set(keys::assignment(&worker, &first.id), &assignment);
+    store.dispatch();
+    let state =
+        |hour: i64| &store.view.batches[&job()][&(window(hour).id(), Part::Partition(PartitionId(0)))].value.state;
+    assert_eq!(*state(0), BatchState::Pending);
+    assert_eq!(*state(1), BatchState::Assigned { worker });
+}
+
+#[test]
+fn reports_with_long_errors_are_taken_in_over_several_writes() {
+    let mut store = planned(60, 1);
+    worker(&mut store, "a", 60);
+    store.dispatch();
+    store.report(&Outcome::Failed { error: "x".repeat(60_000), retryable: false });
+    let write = settle(&store.view, now());
+    let bytes: usize = write.then.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
+    assert!(bytes < 1024 * 1024, "{bytes} bytes in one transaction");
+    store.dispatch();
+    assert!(store.view.assignments.is_empty());
+}
