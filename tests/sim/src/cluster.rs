@@ -34,7 +34,7 @@ pub struct Services {
 
 impl Services {
     fn link(&self, node: &Node, service: Service) -> Link {
-        Link { world: self.world.clone(), node: node.clone(), service }
+        Link { world: self.world.clone(), node: node.clone(), service, may_crash: true }
     }
 
     pub fn log_for(&self, node: &Node) -> FaultyLog {

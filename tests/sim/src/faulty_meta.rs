@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use windrow_ports::meta::{Events, KeyValue, Listing, MetaError, MetaStore, Op, Txn, TxnOutcome};
+use windrow_protocol::state::keys;
 
 use crate::faults::Fault;
 use crate::link::{Call, Link};
@@ -89,7 +90,10 @@ impl MetaStore for FaultyMeta {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetaError> {
-        self.link.acts_on_lease();
+        // Who registers, or stands for election, finds out first thing whether its lease is one.
+        if !(subject(&txn).starts_with(keys::WORKERS) || subject(&txn) == keys::LEADER) {
+            self.link.acts_on_lease();
+        }
         let run = |meta: Arc<dyn MetaStore>| {
             let txn = txn.clone();
             async move { meta.txn(txn).await }.boxed()

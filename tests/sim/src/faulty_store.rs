@@ -178,7 +178,9 @@ impl ObjectStore for FaultyStore {
         };
         let name = if is_create { "create" } else { "put" };
         match self.call(name, location.as_ref(), true, run).await {
-            Err(Error::AlreadyExists { path, source }) if self.link.world.strikes(Fault::Precondition) => {
+            Err(Error::AlreadyExists { path, source })
+                if !named(&path).1 && self.link.world.strikes(Fault::Precondition) =>
+            {
                 Err(Error::Precondition { path, source })
             }
             result => result,

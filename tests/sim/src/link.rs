@@ -15,6 +15,8 @@ pub struct Link {
     pub world: World,
     pub node: Node,
     pub service: Service,
+    /// Whether the node may die of a call: gateways are no part of what is tested.
+    pub may_crash: bool,
 }
 
 /// A call, for the trace.
@@ -66,7 +68,11 @@ impl Link {
             (Fault::CrashBefore, Fate::CrashBefore),
             (Fault::CrashAfter, Fate::CrashAfter),
         ];
-        let possible = fates.into_iter().filter(|(fault, _)| *fault != Fault::SentTwice || call.is_retried);
+        let possible = fates.into_iter().filter(|(fault, _)| match fault {
+            Fault::SentTwice => call.is_retried,
+            Fault::CrashBefore | Fault::CrashAfter => self.may_crash,
+            _ => true,
+        });
         let struck = possible.into_iter().find(|(fault, _)| self.world.strikes(*fault));
         struck.map_or(Fate::Done, |(_, fate)| fate)
     }

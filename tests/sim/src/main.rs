@@ -25,14 +25,13 @@ struct Args {
     max_failures: usize,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
     let args = Args::parse();
     let failures = match args.seed {
         Some(seed) => one(seed, args.trace),
         None => many(args.from, args.seeds, args.max_failures),
     };
-    anyhow::ensure!(failures == 0, "{failures} failed");
-    Ok(())
+    if failures == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }
 
 fn failure(report: &Report) {

@@ -86,7 +86,8 @@ fn job(random: &mut Random, reduce: bool) -> Option<JobSpec> {
 /// Runs a seed.
 pub fn run(seed: u64, keep_lines: bool) -> Report {
     let mut random = Random::new(seed);
-    let profile = if seed.is_multiple_of(HEALTHY_EVERY) { Profile::healthy() } else { Profile::draw(&mut random.fork()) };
+    let profile =
+        if seed.is_multiple_of(HEALTHY_EVERY) { Profile::healthy() } else { Profile::draw(&mut random.fork()) };
     let world = World::new(profile, random.fork(), keep_lines);
     let inner = world.clone();
     let readings = world.time().run(async move { play(inner, random).await });
@@ -201,8 +202,10 @@ impl Play {
         let node = Node::new(format!("gateway-{partition}"), self.services.world.time().clone());
         let lateness_us = self.drawn.jobs.values().map(|spec| spec.lateness.micros()).max().unwrap_or_default();
         let devices = (0..self.drawn.devices).filter(|d| *d as i32 % self.drawn.partitions == partition.0);
+        let mut log = self.services.log_for(&node);
+        log.link.may_crash = false;
         Producer {
-            log: self.services.log_for(&node),
+            log,
             topic: topic.clone(),
             partition,
             devices: devices.map(|device| (device, 0)).collect(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use windrow_protocol::job::LatePolicy;
 use windrow_protocol::marker::Marker;
 use windrow_protocol::plan::OffsetRange;
-use windrow_protocol::{Ledger, Offset};
+use windrow_protocol::{Ledger, Offset, Plan};
 
 use super::must;
 use crate::log::History;
@@ -35,8 +35,9 @@ enum Place {
     Late(usize),
 }
 
-/// The one batch that a reading belongs to.
-fn place(markers: &[&Marker], offset: Offset, sample: &Sample) -> Result<Place, String> {
+/// The one batch that a reading belongs to. None if its record was lost before its window was planned: then the batch
+/// that was planned next after the loss reports it, since look-ups no longer see what is gone.
+fn place(markers: &[&Marker], offset: Offset, sample: &Sample) -> Result<Option<Place>, String> {
     let of = |at: usize| &markers[at].plan;
     let all = 0..markers.len();
     let on_time = all.clone().filter(|at| of(*at).window.contains(sample.time) && of(*at).read.contains(offset));
@@ -44,9 +45,20 @@ fn place(markers: &[&Marker], offset: Offset, sample: &Sample) -> Result<Place, 
     let places: Vec<Place> = on_time.map(Place::OnTime).chain(late.map(Place::Late)).collect();
     let n = places.len();
     match <[Place; 1]>::try_from(places) {
-        Ok([place]) => Ok(place),
-        Err(_) => Err(format!("{sample:?} at offset {offset} belongs to {n} batches")),
+        Ok([place]) => Ok(Some(place)),
+        Err(_) if n == 0 && markers.iter().any(|m| lost(m).contains(offset)) => Ok(None),
+        Err(_) => {
+            let near = markers.iter().filter(|m| m.plan.window.contains(sample.time) || m.plan.owned.contains(offset));
+            let near: Vec<String> = near.map(|m| describe(m)).collect();
+            Err(format!("{sample:?} at offset {offset} belongs to {n} batches; near it are {near:?}"))
+        }
     }
+}
+
+fn describe(marker: &Marker) -> String {
+    let Plan { window, partition, read, owned, sealed_by, .. } = &marker.plan;
+    let (window, lost) = (window.id(), lost(marker));
+    format!("{}/{window}/{partition} reads {read} owns {owned} lost {lost} by {sealed_by:?}", marker.job)
 }
 
 /// What every batch of a partition must have made; `markers` in the order in which they own offsets, all of them.
@@ -81,8 +93,9 @@ pub fn expected(
                 expected[at].ledger.skipped += 1;
             }
             let (at, is_late) = match place(markers, offset, sample)? {
-                Place::OnTime(at) => (at, false),
-                Place::Late(at) => (at, true),
+                Some(Place::OnTime(at)) => (at, false),
+                Some(Place::Late(at)) => (at, true),
+                None => continue,
             };
             if reads[at] {
                 let repeated = !is_late && first[at].insert((sample.device, sample.seq), ()).is_some();
