@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use windrow_ports::log::TopicInfo;
 use windrow_ports::meta::{Compare, Op};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
-use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
+use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{PartitionId, Revision, Timestamp, TopicId, TopicName, Window, WindowId};
 
@@ -68,8 +68,7 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
             BatchId { job: job.name.clone(), window: plan.window.id(), part: Part::Finish, revision: plan.revision };
         let key = keys::batch(&job.name, id.window, id.part);
         let task = Task::Finish(plan);
-        let record =
-            BatchRecord { id, task, state: BatchState::Pending, failures: 0, last_error: None, not_before: None };
+        let record = BatchRecord::new(id, task);
         write.when.push(Compare::Absent(key.clone()));
         write.then.push(Op::put(key, encode(&record)));
     }
@@ -138,6 +137,7 @@ fn last_step(
         window,
         until,
         windows,
+        shift: sealed.calendar.shift_name(window).map(str::to_owned),
         partitions: with_batch.iter().copied().collect(),
         empty: sealed.partitions.difference(with_batch).copied().collect(),
         revision: Revision(0),
@@ -171,7 +171,7 @@ mod tests {
     type Planned = (i64, i64, u64, Vec<i32>);
 
     fn planned(from: i64, through: i64, batches: &[(i64, i32)]) -> (Vec<Planned>, Timestamp) {
-        let calendar = WindowSpec { every: "1h".parse().unwrap(), time_zone: "UTC".into() }.calendar().unwrap();
+        let calendar = WindowSpec::new("1h".parse().unwrap(), "UTC").calendar().unwrap();
         let parts: Vec<_> = batches.iter().map(|(h, p)| (WindowId(at(*h)), Part::Partition(PartitionId(*p)))).collect();
         let sealed = Sealed {
             calendar: &calendar,

@@ -10,7 +10,7 @@ use windrow_ports::{Log, LogError};
 use windrow_protocol::cut::{Cursor, Cut, Lookup, Observed, Seal, advance, cut, first_window, may_seal_idle, skip_to};
 use windrow_protocol::duration::Length;
 use windrow_protocol::plan::{BatchId, Part, SealedBy};
-use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
+use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{
     JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window, WindowId,
@@ -64,6 +64,15 @@ impl Silence {
 pub struct Write {
     pub when: Vec<Compare>,
     pub then: Vec<Op>,
+}
+
+/// What is known of the record that follows a sealed window; up to it a run of empty windows is skipped.
+#[derive(Debug, Clone, Copy)]
+enum NextRecord {
+    /// The one that proved the window over.
+    At(Lookup),
+    /// There is none: the partition is idle, as of now, while the topic's latest record is this.
+    None { newest: Option<Timestamp>, now: Timestamp },
 }
 
 /// A job, its topic and its cursors, while it is being cut.
@@ -131,9 +140,12 @@ impl Planner<'_> {
             let idle = may_seal_idle(window, lateness, self.job.spec.idle_timeout, silent_for, newest, now);
             let Bounds { log_start, high_watermark } = *bounds;
             let seen = Observed { log_start, high_watermark, at_end, at_next, idle };
-            let cursor = self.cursors[&partition].value.clone();
-            if let Cut::Seal(seal) = cut(&cursor, seen) {
-                writes.push(self.seal(partition, window, &cursor, &seal, at_end, newest, now).await?);
+            if let Cut::Seal(seal) = cut(&self.cursors[&partition].value, seen) {
+                let next_record = match seal.sealed_by {
+                    SealedBy::Watermark => NextRecord::At(at_end),
+                    SealedBy::Idle => NextRecord::None { newest, now },
+                };
+                writes.push(self.seal(partition, window, &seal, next_record).await?);
             }
         }
         Ok(writes)
@@ -158,31 +170,27 @@ impl Planner<'_> {
     }
 
     /// The write that seals a window, and the cursor after it.
-    #[allow(clippy::too_many_arguments)] // What was observed, each once.
     async fn seal(
         &self,
         partition: PartitionId,
         window: Window,
-        cursor: &Cursor,
         seal: &Seal,
-        at_end: Lookup,
-        newest: Option<Timestamp>,
-        now: Timestamp,
+        next_record: NextRecord,
     ) -> Result<Write, TickError> {
-        let mut next = advance(cursor, window, seal);
+        let mut next = advance(&self.cursors[&partition].value, window, seal);
         let mut write = Write::default();
         if seal.read.is_empty() {
             let (lateness, bound) = (self.job.spec.lateness, self.job.spec.time_bound());
-            let skip = match (seal.sealed_by, at_end, newest) {
-                (SealedBy::Watermark, Lookup::At(offset), _) => {
+            let skip = match next_record {
+                NextRecord::At(Lookup::At(offset)) => {
                     let time = time_of(&*self.parts.log, self.name(), partition, offset).await?;
                     time.map(|time| skip_to(&self.calendar, lateness, bound, time))
                 }
-                (SealedBy::Idle, _, Some(newest)) => {
+                NextRecord::None { newest: Some(newest), now } => {
                     let by_clock = self.calendar.window_of(now.plus_micros(-lateness.micros())).start;
                     Some(by_clock.min(self.calendar.window_of(newest).end))
                 }
-                _ => None,
+                NextRecord::At(Lookup::Beyond) | NextRecord::None { newest: None, .. } => None,
             };
             next.sealed_through = next.sealed_through.max(skip.unwrap_or(next.sealed_through));
         } else {
@@ -218,14 +226,7 @@ impl Planner<'_> {
         };
         let part = Part::Partition(partition);
         let id = BatchId { job: self.job.name.clone(), window: window.id(), part, revision: Revision(0) };
-        BatchRecord {
-            id,
-            task: Task::Map(plan),
-            state: BatchState::Pending,
-            failures: 0,
-            last_error: None,
-            not_before: None,
-        }
+        BatchRecord::new(id, Task::Map(plan))
     }
 
     /// Cursors of partitions that have none: where their first record lies, or, for one that stays empty, where the

@@ -14,7 +14,7 @@ use windrow_protocol::{AttemptId, JobSpec, Ledger, OffsetRange, Plan};
 use windrow_storage::{Store, StoreError};
 
 use crate::Tools;
-use crate::compute;
+use crate::compute::{self, Computed};
 
 /// Why a try failed, by what becomes of the batch.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,8 @@ pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, Atte
     let attempt = AttemptId::new(tools.names.next()).map_err(|error| AttemptError::Park(error.to_string()))?;
     let scratch = tools.scratch.join(attempt.as_str());
     let _cleared = ClearedAtTheEnd(scratch.clone());
-    let run = Run { tools, id: &assignment.id, spec: &assignment.spec, attempt, scratch };
+    let Assignment { id, spec, skip, .. } = assignment;
+    let run = Run { tools, id, spec, skip: skip.as_ref(), attempt, scratch };
     match &assignment.task {
         Task::Map(plan) => run.map(plan).await,
         Task::Finish(plan) => run.finish(plan).await,
@@ -96,6 +97,8 @@ struct Run<'a> {
     tools: &'a Tools,
     id: &'a BatchId,
     spec: &'a JobSpec,
+    /// Why the batch is given up, if it is.
+    skip: Option<&'a String>,
     attempt: AttemptId,
     scratch: PathBuf,
 }
@@ -127,6 +130,31 @@ impl Run<'_> {
             store.publish(&found).await?;
             return Ok(summary(&found.files, &found.ledger, self.result()));
         }
+        let Made { files, ledger, quarantine_reasons } = match self.skip {
+            // Whoever gave it up knows that its readings are lost; the count is of offsets, since nothing is read.
+            Some(_) => Made::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() }),
+            None => self.compute(plan).await?,
+        };
+        let marker = Marker {
+            version: MARKER_VERSION,
+            job: self.id.job.clone(),
+            plan: plan.clone(),
+            attempt: self.attempt.clone(),
+            ledger,
+            files,
+            quarantine_reasons,
+            skipped: self.skip.cloned(),
+            committed_at: self.tools.clock.now(),
+        };
+        let (verdict, stands) = store.commit(&self.marker_path(), &marker).await?;
+        self.conclude(verdict).await;
+        self.expect_same(stands.plan.is_same_work(plan))?;
+        store.publish(&stands).await?;
+        Ok(summary(&stands.files, &stands.ledger, self.result()))
+    }
+
+    /// Computes a partition's outputs and stages them.
+    async fn compute(&self, plan: &Plan) -> Result<Made, AttemptError> {
         let range = self.check_range(plan).await?;
         let work = compute::Map {
             log: self.tools.log.clone(),
@@ -138,8 +166,8 @@ impl Run<'_> {
             folder: self.scratch.clone(),
         };
         let (staging, result, missing) = (self.staging(), self.result(), plan.read.len() - range.len());
-        let staged = async move {
-            let compute::Computed { outputs, mut ledger, quarantine_reasons } = work.run().await?;
+        let work = async move {
+            let Computed { outputs, mut ledger, quarantine_reasons } = work.run().await?;
             ledger.lost_offsets = ledger.lost_offsets.max(missing);
             ledger.check().map_err(AttemptError::Park)?;
             let mut files = Vec::new();
@@ -148,24 +176,9 @@ impl Run<'_> {
                 let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
                 files.extend(staging.stage(dataset, written).await?);
             }
-            Ok((files, ledger, quarantine_reasons))
+            Ok(Made { files, ledger, quarantine_reasons })
         };
-        let (files, ledger, quarantine_reasons) = self.tools.place.run(staged).await?;
-        let marker = Marker {
-            version: MARKER_VERSION,
-            job: self.id.job.clone(),
-            plan: plan.clone(),
-            attempt: self.attempt.clone(),
-            ledger,
-            files,
-            quarantine_reasons,
-            committed_at: self.tools.clock.now(),
-        };
-        let (verdict, stands) = store.commit(&self.marker_path(), &marker).await?;
-        self.conclude(verdict).await;
-        self.expect_same(stands.plan.is_same_work(plan))?;
-        store.publish(&stands).await?;
-        Ok(summary(&stands.files, &stands.ledger, self.result()))
+        self.tools.place.run(work).await
     }
 
     /// The dataset that a map's output is.
@@ -234,8 +247,11 @@ impl Run<'_> {
             parts.extend(results);
         }
         let mut files = Vec::new();
+        if self.spec.reduce.is_some() {
+            rows = 0;
+        }
         // As for a map: a window without readings has no rows.
-        if self.spec.reduce.is_some() && ledger.kept > 0 {
+        if self.spec.reduce.is_some() && ledger.kept > 0 && self.skip.is_none() {
             let (engine, spec, folder) = (self.tools.engine.clone(), self.spec.clone(), self.scratch.clone());
             let staging = self.staging();
             let reduce = async move {
@@ -256,6 +272,7 @@ impl Run<'_> {
             rows,
             ledger,
             inputs,
+            skipped: self.skip.cloned(),
             committed_at: self.tools.clock.now(),
         };
         let (verdict, stands) = store.commit(&self.marker_path(), &complete).await?;
@@ -263,6 +280,20 @@ impl Run<'_> {
         self.expect_same(stands.plan.is_same_work(plan))?;
         store.publish(&stands).await?;
         Ok(complete_summary(&stands))
+    }
+}
+
+/// What a partition's attempt has made, staged.
+struct Made {
+    files: Vec<FileEntry>,
+    ledger: Ledger,
+    quarantine_reasons: Vec<String>,
+}
+
+impl Made {
+    /// No output at all.
+    fn nothing(ledger: Ledger) -> Self {
+        Self { files: Vec::new(), ledger, quarantine_reasons: Vec::new() }
     }
 }
 
