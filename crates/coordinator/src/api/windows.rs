@@ -113,7 +113,7 @@ impl WindowService for Api {
             }
             Some((again, record.revision))
         });
-        let batches = self.change(again.collect()).await?;
+        let batches = self.write_batches(again.collect()).await?;
         Ok(Response::new(v1::RetryWindowResponse { batches }))
     }
 
@@ -134,7 +134,7 @@ impl WindowService for Api {
             (BatchRecord { state, skip, failures: 0, not_before: None, ..record.value.clone() }, record.revision)
         });
         let given_up: Vec<_> = given_up.collect();
-        let batches = if request.validate_only { given_up.len() as u32 } else { self.change(given_up).await? };
+        let batches = if request.validate_only { given_up.len() as u32 } else { self.write_batches(given_up).await? };
         Ok(Response::new(v1::SkipWindowResponse { batches }))
     }
 
@@ -164,7 +164,7 @@ impl Api {
 
     /// Writes batches that are still as they were seen; how many. Of very many the first: the others are left for when it
     /// is asked again.
-    async fn change(&self, batches: Vec<(BatchRecord, i64)>) -> Result<u32, Status> {
+    async fn write_batches(&self, batches: Vec<(BatchRecord, i64)>) -> Result<u32, Status> {
         let mut txn = Txn::default();
         for (batch, revision) in batches.iter().take(MAX_TXN_OPS) {
             let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
