@@ -85,8 +85,8 @@ async fn keep(
                 }
                 Err(error) => {
                     tracing::debug!(lease = id, %error, "lease was not renewed; trying again");
-                    // Bounded by `trusted_until` above; the pause keeps a refusing store from being hammered.
-                    clock.sleep((ttl / 20).min(left)).await;
+                    // The pause keeps a refusing store from being hammered; it must not outlast the trust.
+                    clock.sleep((ttl / 20).min(trusted_until.saturating_sub(clock.elapsed()))).await;
                 }
             },
             () = clock.sleep(left) => {}

@@ -158,9 +158,16 @@ impl Session<'_> {
             () = shutdown.cancelled() => Ok(()),
             result = self.work(lease.id()) => result,
         };
-        if result.is_ok() {
-            self.drain(lease.id()).await?;
-        }
+        let result = match result {
+            Ok(()) => tokio::select! {
+                biased;
+                () = lease.lost() => Err(MetaError::NoLease(lease.id())),
+                drained = self.drain(lease.id()) => drained,
+            },
+            Err(error) => Err(error),
+        };
+        // Somebody else has the work by now, or soon; giving the lease up may take long.
+        self.tasks.abort_all();
         // What is left unreported goes back with the lease; if this fails, when it expires.
         let _ = lease.revoke().await;
         result

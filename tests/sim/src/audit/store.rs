@@ -1,0 +1,165 @@
+//! Of the object store: markers never change, nothing is published without one, and what is published is what it says.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use windrow_protocol::marker::{Committed, Complete, FileEntry, Marker};
+use windrow_protocol::plan::{BatchId, FinishPlan, Part};
+use windrow_protocol::state::{Task, keys};
+use windrow_protocol::{JobName, Ledger, Revision, WindowId, paths};
+
+use super::{Audit, Checked, Seen, must};
+use crate::faulty_store::Change;
+use crate::locked;
+
+/// Markers, and the files that they name.
+#[derive(Debug, Default)]
+pub struct Files {
+    pub maps: BTreeMap<String, Marker>,
+    pub completes: BTreeMap<String, Complete>,
+    /// By final path.
+    named: BTreeMap<String, FileEntry>,
+    /// Final paths by staged path.
+    staged: BTreeMap<String, String>,
+}
+
+type Objects = BTreeMap<String, Bytes>;
+
+/// Lower-case hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn holds(objects: &Objects, path: &str, entry: &FileEntry) -> bool {
+    objects.get(path).is_some_and(|bytes| bytes.len() as u64 == entry.bytes && sha256(bytes) == entry.sha256)
+}
+
+fn is_final(path: &str) -> bool {
+    let folder = path.split('/').nth(1).unwrap_or_default();
+    ["data", "parts", "late", "quarantine"].contains(&folder)
+}
+
+fn is_marker(path: &str) -> bool {
+    path.split('/').nth(1) == Some("_commits")
+}
+
+impl Audit {
+    /// The object store has changed.
+    pub fn store_changed(&self, change: Change<'_>) {
+        let checked = check(&mut locked(&self.seen), change);
+        self.report(checked);
+    }
+}
+
+fn check(seen: &mut Seen, change: Change<'_>) -> Checked {
+    match change {
+        Change::Put(path, bytes) => {
+            must!(!is_marker(path) || !seen.objects.contains_key(path), "marker {path} is overwritten");
+            seen.objects.insert(path.to_owned(), bytes.clone());
+            if is_marker(path) { marker(seen, path, bytes) } else { written(seen, path) }
+        }
+        Change::Copied { from, to } => {
+            must!(!is_marker(to), "marker {to} is copied over");
+            let bytes = seen.objects.get(from).cloned().unwrap_or_default();
+            seen.objects.insert(to.to_owned(), bytes);
+            written(seen, to)
+        }
+        Change::Deleted(path) => {
+            must!(!is_marker(path) && !is_final(path), "{path} is deleted");
+            seen.objects.remove(path);
+            if let Some(to) = seen.files.staged.get(path) {
+                must!(holds(&seen.objects, to, &seen.files.named[to]), "{path} is deleted before {to} is published");
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A file where readers look must be one that a marker names, whole.
+fn written(seen: &Seen, path: &str) -> Checked {
+    if !is_final(path) {
+        return Ok(());
+    }
+    let Some(entry) = seen.files.named.get(path) else { return Err(format!("{path} is published without a marker")) };
+    must!(holds(&seen.objects, path, entry), "{path} is published but is not what its marker says");
+    Ok(())
+}
+
+fn marker(seen: &mut Seen, path: &str, bytes: &Bytes) -> Checked {
+    let Some((job, window, part, _)) = paths::parse_marker(path) else { return Err(format!("{path} is no marker")) };
+    let Some(task) = seen.tasks.get(&keys::batch(&job, window, part)) else {
+        return Err(format!("{path} is of a batch that was never planned"));
+    };
+    let unreadable = |error: serde_json::Error| format!("{path}: {error}");
+    match task {
+        Task::Map(plan) => {
+            let marker: Marker = serde_json::from_slice(bytes).map_err(unreadable)?;
+            must!(marker.plan == *plan, "{path} says {:?} but the plan is {plan:?}", marker.plan);
+            marker.ledger.check().map_err(|broken| format!("{path}: {broken}"))?;
+            name(seen, path, &marker)?;
+            seen.files.maps.insert(path.to_owned(), marker);
+        }
+        Task::Finish(plan) => {
+            let complete: Complete = serde_json::from_slice(bytes).map_err(unreadable)?;
+            must!(complete.plan == *plan, "{path} says {:?} but the plan is {plan:?}", complete.plan);
+            joins(seen, path, &job, window, &complete)?;
+            name(seen, path, &complete)?;
+            seen.files.completes.insert(path.to_owned(), complete);
+        }
+    }
+    Ok(())
+}
+
+/// A marker's files are staged, whole, and nobody else's.
+fn name(seen: &mut Seen, path: &str, marker: &impl Committed) -> Checked {
+    for entry in marker.files() {
+        must!(holds(&seen.objects, &entry.staged, entry), "{path} names {}, which is not staged whole", entry.staged);
+        must!(!seen.files.named.contains_key(&entry.path), "{path} names {}, as another marker does", entry.path);
+        seen.files.named.insert(entry.path.clone(), entry.clone());
+        seen.files.staged.insert(entry.staged.clone(), entry.path.clone());
+    }
+    Ok(())
+}
+
+/// A window is complete when all partitions are in, with the results that stand.
+fn joins(seen: &Seen, path: &str, job: &JobName, window: WindowId, complete: &Complete) -> Checked {
+    let mut ledger = Ledger::default();
+    let inputs: Vec<_> = complete.inputs.iter().map(|input| input.partition).collect();
+    must!(inputs == complete.plan.partitions, "{path} joins {inputs:?}, planned were {:?}", complete.plan.partitions);
+    for input in &complete.inputs {
+        let of = paths::marker(job, window, Part::Partition(input.partition), complete.plan.revision);
+        let Some(marker) = seen.files.maps.get(&of) else { return Err(format!("{path} is there before {of}")) };
+        must!(marker.attempt == input.attempt, "{path} joins another attempt than that of {of}");
+        ledger = ledger.plus(&marker.ledger);
+    }
+    must!(ledger == complete.ledger, "{path} has another ledger than its parts together");
+    Ok(())
+}
+
+impl Files {
+    /// That a batch's marker stands and its files are where readers look; its ledger.
+    pub fn published(&self, objects: &Objects, id: &BatchId) -> Result<Ledger, String> {
+        let path = paths::marker(&id.job, id.window, id.part, id.revision);
+        let (files, ledger) = match (self.maps.get(&path), self.completes.get(&path)) {
+            (Some(marker), _) => (&marker.files, marker.ledger),
+            (_, Some(complete)) => (&complete.files, complete.ledger),
+            _ => return Err(format!("{id} is said to be committed, but has no marker")),
+        };
+        for entry in files {
+            must!(holds(objects, &entry.path, entry), "{id} is said to be committed, but {} is not there", entry.path);
+        }
+        Ok(ledger)
+    }
+
+    /// That a window is complete and all its results are where readers look.
+    pub fn complete(&self, objects: &Objects, job: &str, plan: &FinishPlan) -> Checked {
+        let job = JobName::new(job).map_err(|error| error.to_string())?;
+        let maps = plan.partitions.iter().map(|partition| Part::Partition(*partition));
+        for part in maps.chain([Part::Finish]) {
+            let id = BatchId { job: job.clone(), window: plan.window.id(), part, revision: Revision(0) };
+            self.published(objects, &id)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! One run: a world from a seed, its workload under its faults, then healed, settled, and judged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use windrow_ports::Log;
+use windrow_ports::log::NewTopic;
+use windrow_ports::meta::{Compare, MetaStore, Op, Txn};
+use windrow_protocol::cut::Cursor;
+use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, keys};
+use windrow_protocol::{JobName, JobSpec, PartitionId, Timestamp, TopicId, TopicName};
+
+use crate::audit::Audit;
+use crate::audit::end::End;
+use crate::cluster::{Cluster, Roles, Services};
+use crate::disasters::{Disasters, heal};
+use crate::faults::{Counts, Profile};
+use crate::faulty_store::SimStore;
+use crate::log::SimLog;
+use crate::meta::SimMeta;
+use crate::node::Node;
+use crate::random::Random;
+use crate::workload::{Habits, Producer, Sent};
+use crate::world::World;
+
+/// How long a healed cluster may take until everything is done.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1_200);
+
+/// Of so many runs one is of a healthy cluster.
+const HEALTHY_EVERY: u64 = 10;
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub seed: u64,
+    /// Over all steps with their times and outcomes.
+    pub hash: u64,
+    pub steps: u64,
+    pub virtual_time: Duration,
+    pub faults: Counts,
+    /// Readings that were sent, over all partitions.
+    pub readings: u64,
+    /// What did not hold; empty if the run was good.
+    pub violations: Vec<String>,
+    /// The trace, if it was asked for.
+    pub lines: Vec<String>,
+}
+
+/// What a run is made of, drawn from its seed.
+struct Drawn {
+    partitions: i32,
+    devices: u32,
+    jobs: BTreeMap<JobName, JobSpec>,
+    roles: Roles,
+    workload: Duration,
+}
+
+impl Drawn {
+    fn new(random: &mut Random) -> Self {
+        let partitions = 1 + random.below(3) as i32;
+        let mut jobs = BTreeMap::new();
+        for (name, reduce) in [("plain", false), ("reduced", true)] {
+            if random.chance(0.7) || (reduce && jobs.is_empty()) {
+                jobs.extend(JobName::new(name).ok().zip(job(random, reduce)));
+            }
+        }
+        let devices = partitions as u32 * (1 + random.below(3) as u32);
+        Self { partitions, devices, jobs, roles: Roles::draw(random), workload: random.millis(60_000, 200_000) }
+    }
+}
+
+fn job(random: &mut Random, reduce: bool) -> Option<JobSpec> {
+    let every = random.pick(&["15s", "30s", "60s"]);
+    let (lateness, idle) = (random.pick(&["5s", "10s", "20s"]), random.pick(&["5s", "12s", "30s"]));
+    let (late, attempts) = (random.pick(&["side", "side", "drop"]), random.pick(&[2, 5, 1_000]));
+    let reduce = if reduce { r#", "reduce": "SELECT device, seq FROM parts""# } else { "" };
+    let json = format!(
+        r#"{{"source": {{"topic": "readings", "values": {{"speed": "f64"}}}}, "window": {{"every": "{every}"}},
+            "lateness": "{lateness}", "idleTimeout": "{idle}", "late": "{late}", "maxAttempts": {attempts},
+            "map": "SELECT device, seq, speed FROM readings"{reduce}}}"#
+    );
+    serde_json::from_str(&json).ok()
+}
+
+/// Runs a seed.
+pub fn run(seed: u64, keep_lines: bool) -> Report {
+    let mut random = Random::new(seed);
+    let profile =
+        if seed.is_multiple_of(HEALTHY_EVERY) { Profile::healthy() } else { Profile::draw(&mut random.fork()) };
+    let world = World::new(profile, random.fork(), keep_lines);
+    let inner = world.clone();
+    let readings = world.time().run(async move { play(inner, random).await });
+    let (hash, steps, lines) = world.traced();
+    let (virtual_time, faults, violations) = (world.time().now(), world.counts(), world.violations());
+    Report { seed, hash, steps, virtual_time, faults, readings, violations, lines }
+}
+
+async fn play(world: World, mut random: Random) -> u64 {
+    let folder = match tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()) {
+        Ok(folder) => folder,
+        Err(error) => {
+            world.violated(format!("no scratch folder: {error}"));
+            return 0;
+        }
+    };
+    let drawn = Drawn::new(&mut random);
+    let log = SimLog::new(world.time().clone());
+    let audit = Audit::new(world.clone(), log.clone(), drawn.jobs.clone());
+    let (on_meta, on_store) = (audit.clone(), audit.clone());
+    // The store's own clock is nobody's.
+    let keeper = Node::new("meta", world.time().clone());
+    let meta = SimMeta::new(keeper.clock(), Box::new(move |events| on_meta.meta_changed(events)));
+    let store = Arc::new(SimStore::new(Box::new(move |change| on_store.store_changed(change))));
+    let services = Services { world: world.clone(), log, meta, store, scratch: folder.path().to_owned() };
+    let play = Play { services, drawn, audit, sent: Sent::default() };
+    let course = play.course(random);
+    tokio::select! {
+        biased;
+        () = world.broken() => {}
+        () = course => {}
+    }
+    play.sent.readings()
+}
+
+struct Play {
+    services: Services,
+    drawn: Drawn,
+    audit: Audit,
+    sent: Sent,
+}
+
+impl Play {
+    async fn course(&self, mut random: Random) {
+        let Some((topic, topic_id)) = self.prepare().await else {
+            return self.services.world.violated("the topic and the jobs could not be made".to_owned());
+        };
+        let world = &self.services.world;
+        let cluster = Cluster::start(&self.services, &self.drawn.roles, &mut random);
+        let producers: Vec<_> =
+            (0..self.drawn.partitions).map(|p| self.producer(&topic, PartitionId(p), &mut random)).collect();
+        let (services, random) = (self.services.clone(), random.fork());
+        let disasters = Disasters { services, cluster: cluster.clone(), topic: topic.clone(), random };
+        tokio::spawn(disasters.run());
+        futures::future::join_all(producers.into_iter().map(Producer::run)).await;
+        world.time().sleep_until(self.drawn.workload).await;
+        heal(&self.services, &cluster);
+        world.trace(format_args!("healed"));
+        let deadline = world.time().now() + SETTLES_WITHIN;
+        loop {
+            match self.unsettled(&topic, &topic_id).await {
+                None => break,
+                Some(what) if world.time().now() > deadline => {
+                    return world.violated(format!("the healed cluster does not settle: {what}"));
+                }
+                Some(_) => world.time().sleep(Duration::from_secs(2)).await,
+            }
+        }
+        let anew = self.services.log.topic(&topic).await.is_ok_and(|info| info.id != topic_id);
+        self.audit.end(&End {
+            sent: &self.sent,
+            topic_id,
+            partitions: self.drawn.partitions,
+            scratch: &self.services.scratch,
+            is_cut_short: anew,
+        });
+    }
+
+    async fn prepare(&self) -> Option<(TopicName, TopicId)> {
+        let name = TopicName::new("readings").ok()?;
+        let new = NewTopic {
+            name: name.clone(),
+            partitions: self.drawn.partitions,
+            replication: 1,
+            retention_ms: None,
+            max_ahead_ms: None,
+        };
+        self.services.log.create_topic(&new).await.ok()?;
+        for (name, spec) in &self.drawn.jobs {
+            let record = JobRecord {
+                name: name.clone(),
+                labels: BTreeMap::new(),
+                spec: spec.clone(),
+                generation: 1,
+                paused: None,
+                deleting: false,
+                created_at: Timestamp::default(),
+                updated_at: Timestamp::default(),
+                request_id: String::new(),
+            };
+            let then = vec![
+                Op::put(keys::job(name), serde_json::to_vec(&record).ok()?),
+                Op::put(keys::spec(name, &spec.hash()), serde_json::to_vec(spec).ok()?),
+            ];
+            self.services.meta.txn(Txn { when: vec![], then }).await.ok()?;
+        }
+        let id = self.services.log.topic(&name).await.ok()?.id;
+        Some((name, id))
+    }
+
+    fn producer(&self, topic: &TopicName, partition: PartitionId, random: &mut Random) -> Producer {
+        let node = Node::new(format!("gateway-{partition}"), self.services.world.time().clone());
+        let lateness_us = self.drawn.jobs.values().map(|spec| spec.lateness.micros()).max().unwrap_or_default();
+        let devices = (0..self.drawn.devices).filter(|d| *d as i32 % self.drawn.partitions == partition.0);
+        let mut log = self.services.log_for(&node);
+        log.link.may_crash = false;
+        Producer {
+            log,
+            topic: topic.clone(),
+            partition,
+            devices: devices.map(|device| (device, 0)).collect(),
+            habits: Habits::draw(random, lateness_us),
+            random: random.fork(),
+            sent: self.sent.clone(),
+            until: self.drawn.workload,
+        }
+    }
+
+    /// What is not done yet; also does what an operator does: looks at what is parked, and has it tried again.
+    async fn unsettled(&self, topic: &TopicName, topic_id: &TopicId) -> Option<String> {
+        let anew = self.services.log.topic(topic).await.is_ok_and(|info| info.id != *topic_id);
+        for job in self.drawn.jobs.keys() {
+            let batches = self.batches(job).await;
+            if anew {
+                // Nothing will ever come of what is parked; the job must say why.
+                let waits = batches.iter().find(|(batch, _)| matches!(batch.state, BatchState::Assigned { .. }));
+                if let Some((batch, _)) = waits {
+                    return Some(format!("{} is {:?}", batch.id, batch.state));
+                }
+                let told = self.services.meta.get(&keys::problem(job)).await.ok().flatten().is_some();
+                let begun = self.cursor(job, PartitionId(0)).await.is_some_and(|c| c.topic_id == *topic_id);
+                if begun && !told {
+                    return Some(format!("{job} does not say that its topic was made anew"));
+                }
+                continue;
+            }
+            for (batch, revision) in &batches {
+                if batch.state == BatchState::Failed {
+                    self.retry(batch, *revision).await;
+                }
+            }
+            if let Some((batch, _)) = batches.first() {
+                return Some(format!("{} is {:?}: {:?}", batch.id, batch.state, batch.last_error));
+            }
+            for partition in (0..self.drawn.partitions).map(PartitionId) {
+                let Some((end, newest)) = self.services.log.history(topic_id, partition, |history| {
+                    let newest = history.records.iter().map(|record| record.timestamp).max();
+                    (history.records.len() as i64, newest)
+                }) else {
+                    continue;
+                };
+                let cursor = self.cursor(job, partition).await;
+                let through = cursor.as_ref().map(|cursor| (cursor.end.0, cursor.sealed_through));
+                if newest.is_some_and(|newest| through.is_none_or(|(at, sealed)| at != end || sealed <= newest)) {
+                    return Some(format!("{job}/{partition} is cut up to {through:?} of {end}, {newest:?}"));
+                }
+            }
+        }
+        None
+    }
+
+    async fn batches(&self, job: &JobName) -> Vec<(BatchRecord, i64)> {
+        let Ok(listing) = self.services.meta.list(&keys::batches(job)).await else { return Vec::new() };
+        let parsed = listing.items.iter().map(|item| (serde_json::from_slice(&item.value), item.mod_revision));
+        parsed.filter_map(|(batch, revision)| Some((batch.ok()?, revision))).collect()
+    }
+
+    async fn cursor(&self, job: &JobName, partition: PartitionId) -> Option<Cursor> {
+        let item = self.services.meta.get(&keys::cursor(job, partition)).await.ok().flatten()?;
+        serde_json::from_slice(&item.value).ok()
+    }
+
+    /// As `windrow retry` does.
+    async fn retry(&self, batch: &BatchRecord, revision: i64) {
+        self.services.world.trace(format_args!("retry {} after {:?}", batch.id, batch.last_error));
+        let again = BatchRecord { state: BatchState::Pending, failures: 0, not_before: None, ..batch.clone() };
+        let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
+        let when = vec![Compare::Modified(key.clone(), revision)];
+        let Ok(value) = serde_json::to_vec(&again) else { return };
+        // If something else happened to it meanwhile, it is seen the next time.
+        let _ = self.services.meta.txn(Txn { when, then: vec![Op::put(key, value)] }).await;
+    }
+}
