@@ -138,6 +138,7 @@ fn last_step(
         window,
         until,
         windows,
+        shift: sealed.calendar.shift_name(window).map(str::to_owned),
         partitions: with_batch.iter().copied().collect(),
         empty: sealed.partitions.difference(with_batch).copied().collect(),
         revision: Revision(0),
@@ -171,7 +172,7 @@ mod tests {
     type Planned = (i64, i64, u64, Vec<i32>);
 
     fn planned(from: i64, through: i64, batches: &[(i64, i32)]) -> (Vec<Planned>, Timestamp) {
-        let calendar = WindowSpec { every: "1h".parse().unwrap(), time_zone: "UTC".into() }.calendar().unwrap();
+        let calendar = WindowSpec::new("1h".parse().unwrap(), "UTC").calendar().unwrap();
         let parts: Vec<_> = batches.iter().map(|(h, p)| (WindowId(at(*h)), Part::Partition(PartitionId(*p)))).collect();
         let sealed = Sealed {
             calendar: &calendar,

@@ -66,6 +66,7 @@ mod tests {
             window,
             until: window.end,
             windows: 1,
+            shift: None,
             partitions: vec![],
             empty: vec![],
             revision: Revision(0),

@@ -66,6 +66,15 @@ pub struct Write {
     pub then: Vec<Op>,
 }
 
+/// What is known of the record that follows a sealed window; up to it a run of empty windows is skipped.
+#[derive(Debug, Clone, Copy)]
+enum NextRecord {
+    /// The one that proved the window over.
+    At(Lookup),
+    /// There is none: the partition is idle, as of now, while the topic's latest record is this.
+    None { newest: Option<Timestamp>, now: Timestamp },
+}
+
 /// A job, its topic and its cursors, while it is being cut.
 pub struct Planner<'a> {
     pub parts: &'a Parts,
@@ -131,9 +140,12 @@ impl Planner<'_> {
             let idle = may_seal_idle(window, lateness, self.job.spec.idle_timeout, silent_for, newest, now);
             let Bounds { log_start, high_watermark } = *bounds;
             let seen = Observed { log_start, high_watermark, at_end, at_next, idle };
-            let cursor = self.cursors[&partition].value.clone();
-            if let Cut::Seal(seal) = cut(&cursor, seen) {
-                writes.push(self.seal(partition, window, &cursor, &seal, at_end, newest, now).await?);
+            if let Cut::Seal(seal) = cut(&self.cursors[&partition].value, seen) {
+                let next_record = match seal.sealed_by {
+                    SealedBy::Watermark => NextRecord::At(at_end),
+                    SealedBy::Idle => NextRecord::None { newest, now },
+                };
+                writes.push(self.seal(partition, window, &seal, next_record).await?);
             }
         }
         Ok(writes)
@@ -158,31 +170,27 @@ impl Planner<'_> {
     }
 
     /// The write that seals a window, and the cursor after it.
-    #[allow(clippy::too_many_arguments)] // What was observed, each once.
     async fn seal(
         &self,
         partition: PartitionId,
         window: Window,
-        cursor: &Cursor,
         seal: &Seal,
-        at_end: Lookup,
-        newest: Option<Timestamp>,
-        now: Timestamp,
+        next_record: NextRecord,
     ) -> Result<Write, TickError> {
-        let mut next = advance(cursor, window, seal);
+        let mut next = advance(&self.cursors[&partition].value, window, seal);
         let mut write = Write::default();
         if seal.read.is_empty() {
             let (lateness, bound) = (self.job.spec.lateness, self.job.spec.time_bound());
-            let skip = match (seal.sealed_by, at_end, newest) {
-                (SealedBy::Watermark, Lookup::At(offset), _) => {
+            let skip = match next_record {
+                NextRecord::At(Lookup::At(offset)) => {
                     let time = time_of(&*self.parts.log, self.name(), partition, offset).await?;
                     time.map(|time| skip_to(&self.calendar, lateness, bound, time))
                 }
-                (SealedBy::Idle, _, Some(newest)) => {
+                NextRecord::None { newest: Some(newest), now } => {
                     let by_clock = self.calendar.window_of(now.plus_micros(-lateness.micros())).start;
                     Some(by_clock.min(self.calendar.window_of(newest).end))
                 }
-                _ => None,
+                NextRecord::At(Lookup::Beyond) | NextRecord::None { newest: None, .. } => None,
             };
             next.sealed_through = next.sealed_through.max(skip.unwrap_or(next.sealed_through));
         } else {

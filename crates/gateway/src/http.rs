@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_ENCODING, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -54,6 +54,10 @@ async fn publish(
     request: Request,
 ) -> Result<Json<Answer>, Failure> {
     let topic = TopicName::new(topic).map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    if let Some(encoding) = request.headers().get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        let error = format!("content-encoding {encoding:?} is not understood; send the readings as they are");
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
+    }
     // What doesn't say how long it is may be as long as is allowed.
     let bytes = request.body().size_hint().exact().unwrap_or(MAX_REQUEST_BYTES as u64);
     if bytes > MAX_REQUEST_BYTES as u64 {
@@ -65,7 +69,8 @@ async fn publish(
     if body.trim_ascii().is_empty() {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "the body is empty; it should hold readings as JSON"));
     }
-    let batch = parse(&body);
+    // What some programs put before UTF-8.
+    let batch = parse(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body));
     drop(body);
     if batch.seen() > MAX_READINGS as u64 {
         let error = format!("{} readings; a request has at most {MAX_READINGS}", batch.seen());

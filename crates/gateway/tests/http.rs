@@ -19,7 +19,8 @@ async fn an_object_an_array_and_lines_are_taken() {
     let doors = doors(creating(3));
     let pretty = GOOD.replace(", ", ",\n");
     let (array, lines) = (format!("[{GOOD},{GOOD}]"), format!("{GOOD}\n{GOOD}\r\n\n{GOOD}\n"));
-    for (body, n) in [(GOOD, 1), (&array, 2), (&lines, 3), (&pretty, 1), ("[]", 0)] {
+    let marked = format!("\u{feff}{GOOD}");
+    for (body, n) in [(GOOD, 1), (&marked, 1), (&array, 2), (&lines, 3), (&pretty, 1), ("[]", 0)] {
         let (status, answer) = doors.post(PATH, body.to_owned()).await;
         let counts = (&answer["accepted"], &answer["refused"]);
         assert_eq!((status, counts), (StatusCode::OK, (&n.into(), &0.into())), "{answer}");
@@ -158,6 +159,10 @@ async fn a_request_that_can_not_be_served_says_why() {
     }
     let request = Request::get(PATH).body(Body::empty()).unwrap();
     assert_eq!(doors.send(request).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    let zipped = Request::post(PATH).header("content-encoding", "gzip").body(Body::from(GOOD)).unwrap();
+    let (status, _, answer) = doors.send(zipped).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert!(answer["error"].as_str().unwrap().contains("gzip"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

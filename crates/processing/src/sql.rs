@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
@@ -164,6 +164,14 @@ fn check_output(schema: &Schema) -> Result<(), Refusal> {
             let message = format!("column {:?} is always NULL, which has no type; CAST it", field.name());
             return Err(refusal("UNTYPED_COLUMN", message));
         }
+        if matches!(field.data_type(), DataType::Interval(_) | DataType::Duration(_)) {
+            let message = format!(
+                "column {:?} is an interval, which Parquet files can't hold; give its length as a number, e.g. \
+                 extract(epoch FROM ...)",
+                field.name()
+            );
+            return Err(refusal("UNSUPPORTED_TYPE", message));
+        }
     }
     Ok(())
 }
@@ -180,7 +188,8 @@ fn planned(error: &DataFusionError) -> Refusal {
             ParserError::RecursionLimitExceeded => ("SQL_SYNTAX", "the SQL is nested too deeply".to_owned()),
         },
         DataFusionError::SchemaError(..) => ("UNKNOWN_COLUMN", root.strip_backtrace()),
-        _ => ("SQL_INVALID", root.strip_backtrace()),
+        // Names within the engine mean nothing to people.
+        _ => ("SQL_INVALID", root.strip_backtrace().replace("datafusion.public.", "")),
     };
     // The parser says where it stopped in its text alone; the position is given beside the message, not in it.
     match position_in(&message) {

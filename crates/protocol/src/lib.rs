@@ -3,6 +3,7 @@
 //! This crate never reads a clock, draws a random number, or performs I/O; everything it decides, it decides from
 //! its arguments. That is what lets the same code be model-checked, simulated and run in production.
 
+pub mod audit;
 pub mod commit;
 pub mod cut;
 pub mod duration;

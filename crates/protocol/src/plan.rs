@@ -146,6 +146,9 @@ pub struct FinishPlan {
     pub until: crate::Timestamp,
     /// How many windows the run counts; 1 otherwise.
     pub windows: u64,
+    /// Name of the shift that the window is; none where windows are no shifts, and for time without a shift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<String>,
     /// The partitions that have a batch, hence a marker, in this window, in ascending order.
     pub partitions: Vec<PartitionId>,
     /// The partitions whose range is empty: nothing to read, nothing to commit.

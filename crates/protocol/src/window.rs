@@ -1,7 +1,6 @@
 //! Windows of event time: half-open intervals that tile the time line without gap or overlap.
 //!
-//! Volume windows and shift calendars will be further variants of [`WindowSpec`]; nothing outside this module
-//! assumes that a window has a fixed length.
+//! Nothing outside this module assumes that a window has a fixed length.
 
 use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
@@ -10,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 use crate::duration::Length;
+
+pub mod shifts;
+use shifts::{LocalDate, Shift};
 
 /// A half-open interval [start, end) of event time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,11 +78,13 @@ pub enum Every {
     Week,
     /// A calendar month in the zone.
     Month,
+    /// The shifts of the spec, in the zone, and the time between them.
+    Shift,
 }
 
 /// What `every` may be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a window; expected a length such as 15m or 1h (1s to 366d), or day, week or month")]
+#[error("{0:?} is not a window; expected a length such as 15m or 1h (1s to 366d), or day, week, month or shift")]
 pub struct InvalidEvery(pub String);
 
 impl std::str::FromStr for Every {
@@ -91,6 +95,7 @@ impl std::str::FromStr for Every {
             "day" => Ok(Self::Day),
             "week" => Ok(Self::Week),
             "month" => Ok(Self::Month),
+            "shift" => Ok(Self::Shift),
             "hour" => Ok(Self::Fixed(Length::from_secs(3_600))),
             _ => {
                 let length: Length = text.parse().map_err(|_| bad())?;
@@ -108,6 +113,7 @@ impl std::fmt::Display for Every {
             Self::Day => f.write_str("day"),
             Self::Week => f.write_str("week"),
             Self::Month => f.write_str("month"),
+            Self::Shift => f.write_str("shift"),
         }
     }
 }
@@ -131,9 +137,15 @@ impl From<Every> for String {
 pub struct WindowSpec {
     /// Length of a window.
     pub every: Every,
-    /// IANA name of the zone in which days, weeks and months begin. Default UTC.
+    /// IANA name of the zone in which days, weeks, months and shifts begin. Default UTC.
     #[serde(default = "utc")]
     pub time_zone: String,
+    /// With `every: shift`: the shifts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shifts: Vec<Shift>,
+    /// With `every: shift`: days on which no shift begins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holidays: Vec<LocalDate>,
 }
 
 fn utc() -> String {
@@ -150,20 +162,27 @@ pub struct UnknownZone(pub String);
 pub struct Calendar {
     every: Every,
     zone: TimeZone,
+    shifts: Vec<Shift>,
+    holidays: Vec<LocalDate>,
 }
 
 impl WindowSpec {
+    /// Windows without shifts.
+    pub fn new(every: Every, time_zone: impl Into<String>) -> Self {
+        Self { every, time_zone: time_zone.into(), shifts: Vec::new(), holidays: Vec::new() }
+    }
+
     /// Looks the zone up in the database that is built into the program.
     pub fn calendar(&self) -> Result<Calendar, UnknownZone> {
         let zone = TimeZone::get(&self.time_zone).map_err(|_| UnknownZone(self.time_zone.clone()))?;
-        Ok(Calendar { every: self.every, zone })
+        Ok(Calendar { every: self.every, zone, shifts: self.shifts.clone(), holidays: self.holidays.clone() })
     }
 
     /// The longest that a window can be, for checks against a topic's retention.
     pub fn longest(&self) -> Length {
         match self.every {
             Every::Fixed(length) => length,
-            Every::Day => Length::from_secs(25 * 3_600),
+            Every::Day | Every::Shift => Length::from_secs(25 * 3_600),
             Every::Week => Length::from_secs((7 * 24 + 1) * 3_600),
             Every::Month => Length::from_secs((31 * 24 + 1) * 3_600),
         }
@@ -182,7 +201,19 @@ impl Calendar {
                 }
             }
             Every::Day | Every::Week | Every::Month => self.calendar_window(t),
+            Every::Shift => self.shift_of(t).0,
         }
+    }
+
+    /// The name of the shift that a window is; `None` for time without a shift, and for other calendars.
+    pub fn shift_name(&self, window: Window) -> Option<&str> {
+        let shift = if self.every == Every::Shift { self.shift_of(window.start).1 } else { None };
+        shift.and_then(|i| self.shifts.get(i)).map(|shift| shift.name.as_str())
+    }
+
+    fn shift_of(&self, t: Timestamp) -> (Window, Option<usize>) {
+        let date = t.jiff().to_zoned(self.zone.clone()).date();
+        shifts::window_of(t, date, self.calendar_window(t), &self.shifts, &self.holidays, &self.zone)
     }
 
     /// The window that follows.
@@ -228,7 +259,7 @@ impl Calendar {
                 date.checked_sub(i64::from(since_monday).days()).unwrap_or(Date::MIN)
             }
             Every::Month => date.first_of_month(),
-            Every::Day | Every::Fixed(_) => date,
+            Every::Day | Every::Shift | Every::Fixed(_) => date,
         }
     }
 
@@ -236,7 +267,7 @@ impl Calendar {
         let span = match self.every {
             Every::Week => 7.days(),
             Every::Month => 1.month(),
-            Every::Day | Every::Fixed(_) => 1.day(),
+            Every::Day | Every::Shift | Every::Fixed(_) => 1.day(),
         };
         let end = first.checked_add(span).map_or(Timestamp::MAX, |after| self.midnight(after, Timestamp::MAX));
         Window { start: self.midnight(first, Timestamp::MIN), end }

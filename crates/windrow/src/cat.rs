@@ -109,11 +109,25 @@ pub async fn run(args: Args) -> Result<()> {
             output::count(windows.len() as u64, "window")
         );
     }
+    if args.dataset == What::Data {
+        note_quarantine(&windows);
+    }
     if args.output == Form::Name {
         let mut out = std::io::stdout().lock();
         return Ok(files.iter().try_for_each(|(_, file)| writeln!(out, "{}/{}", store.url(), file.path))?);
     }
     print(&store, &args, files).await
+}
+
+/// Tells of readings that are missing from a result because they could not be used.
+fn note_quarantine(windows: &[Past]) {
+    let ledgers = windows.iter().map(|past| &past.complete.ledger);
+    let count: u64 = ledgers.map(|ledger| ledger.quarantined + ledger.undecodable).sum();
+    if count > 0 {
+        let reasons = windows.iter().flat_map(|past| &past.partitions).flat_map(|marker| &marker.quarantine_reasons);
+        let first = reasons.take(1).map(|reason| format!(", the first of them since {reason}")).collect::<String>();
+        eprintln!("{} could not be used{first}; --dataset quarantine shows them", output::count(count, "reading"));
+    }
 }
 
 /// The windows that were asked for.
@@ -138,7 +152,10 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
             return Ok(history::window(store, job, id, true).await?.into_iter().collect());
         }
         if folders == 0 {
-            bail!("job {job} has no complete window in {}", store.url());
+            bail!(
+                "job {job} has no complete window in {} (yet); `windrow get jobs` lists what jobs there are",
+                store.url()
+            );
         }
         if limit >= folders.min(LOOK_BACK) {
             return Ok(found.into_iter().next_back().into_iter().collect());

@@ -12,7 +12,9 @@ use windrow_ports::Log;
 use windrow_protocol::marker::{Committed, Complete, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
-use windrow_protocol::{JobName, Ledger, Offset, PartitionId, Timestamp, TopicName, WindowId, paths};
+use windrow_protocol::{
+    JobName, Ledger, Offset, OffsetRange, PartitionId, Timestamp, TopicName, WindowId, audit, paths,
+};
 use windrow_storage::Store;
 use windrow_wire::convert;
 
@@ -40,21 +42,24 @@ pub struct Args {
 pub enum Ends {
     /// The log itself.
     Log(Arc<dyn Log>),
-    /// The coordinator has said so, by partition.
-    Told(BTreeMap<PartitionId, Offset>),
+    /// The coordinator has said so, by partition: first offset, and the first that is not there yet.
+    Told(BTreeMap<PartitionId, OffsetRange>),
     /// Nobody; why.
     Unknown(String),
 }
 
 impl Ends {
-    async fn of(&self, topic: &TopicName, partition: PartitionId) -> Result<Option<Offset>> {
+    async fn of(&self, topic: &TopicName, partition: PartitionId) -> Result<Option<OffsetRange>> {
         match self {
             Self::Log(log) => {
                 let bounds = log.bounds(topic, &[partition]).await?.into_iter().next().transpose()?;
-                Ok(bounds.map(|bounds| bounds.high_watermark))
+                Ok(bounds.map(|bounds| OffsetRange::new(bounds.log_start, bounds.high_watermark)))
             }
             // A partition that the coordinator's log does not have holds nothing.
-            Self::Told(ends) => Ok(Some(ends.get(&partition).copied().unwrap_or_default())),
+            Self::Told(ends) => {
+                let nothing = OffsetRange::new(Offset(0), Offset(0));
+                Ok(Some(ends.get(&partition).copied().unwrap_or(nothing)))
+            }
             Self::Unknown(_) => Ok(None),
         }
     }
@@ -104,7 +109,8 @@ async fn parts(args: &Args) -> Result<Parts> {
         Ok(partitions) => {
             let end = |partition: windrow_wire::v1::Partition| {
                 let number = partition.name.rsplit('/').next().and_then(|number| number.parse().ok());
-                Some((PartitionId(number?), Offset(partition.high_watermark?)))
+                let (start, end) = (Offset(partition.log_start_offset?), Offset(partition.high_watermark?));
+                Some((PartitionId(number?), OffsetRange::new(start, end)))
             };
             let ends = Ends::Told(partitions.into_iter().filter_map(end).collect());
             let status = client.job(args.job.as_str()).await.map_err(said)?.status;
@@ -141,7 +147,6 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<T
     // Before the markers: whatever is published by now has a marker by then, also while the job runs.
     let published = published(store, job).await?;
     let mut batches: BTreeMap<PartitionId, Vec<Marker>> = BTreeMap::new();
-    let mut with_marker: BTreeSet<(WindowId, PartitionId)> = BTreeSet::new();
     let mut complete = Vec::new();
     let objects = store.list(&paths::commits(job)).await?;
     let mut progress = Progress::new("verifying", 2 * objects.len() as u64, "steps");
@@ -156,7 +161,6 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<T
                 complete.extend(marker);
             }
             Some((_, window, Part::Partition(partition), _)) => {
-                with_marker.insert((window, partition));
                 let marker = store.read_marker::<Marker>(&object.path).await?;
                 let own = |m: &Marker| m.plan.window.id() == window && m.plan.partition == partition;
                 report.expect_own_place(&object.path, marker.as_ref().is_some_and(own));
@@ -165,16 +169,18 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<T
         }
     }
     complete.sort_by_key(|marker| marker.plan.window.start);
+    let mut by_window: BTreeMap<WindowId, Vec<&Marker>> = BTreeMap::new();
+    batches.values().flatten().for_each(|marker| by_window.entry(marker.plan.window.id()).or_default().push(marker));
     report.chain(&complete, through);
     for marker in &complete {
         report.windows += marker.plan.windows;
         let window = marker.plan.window.id();
-        for partition in marker.plan.partitions.iter().filter(|p| !with_marker.contains(&(window, **p))) {
-            report.findings.push(format!("window {window}: complete, but partition {partition} has no marker"));
-        }
+        let found = audit::window(marker, by_window.get(&window).map_or(&[], Vec::as_slice));
+        report.findings.extend(found.into_iter().map(|what| format!("window {window}: {what}")));
         report.files(store, marker).await?;
         progress.inc(1);
     }
+    drop(by_window);
     for (partition, mut markers) in batches {
         markers.sort_by_key(|marker| marker.plan.owned.end);
         report.partition(ends, partition, &markers).await?;
@@ -221,22 +227,27 @@ impl Report {
             self.batches += 1;
             self.ledger = self.ledger.plus(&marker.ledger);
             let window = marker.plan.window.id();
-            if let Err(broken) = marker.ledger.check() {
-                self.findings.push(format!("window {window} partition {partition}: ledger: {broken}"));
-            }
+            let found = audit::marker(marker);
+            self.findings
+                .extend(found.into_iter().map(|what| format!("window {window} partition {partition}: {what}")));
             if marker.ledger.lost_offsets > 0 {
                 let lost = marker.ledger.lost_offsets;
                 self.findings
                     .push(format!("window {window} partition {partition}: {lost} offsets were lost to retention"));
             }
         }
-        if let Some(last) = markers.last() {
-            let high_watermark = ends.of(&last.plan.topic, partition).await?;
-            if high_watermark.is_some_and(|end| end < last.plan.owned.end) {
-                self.findings.push(format!(
-                    "partition {partition}: the log ends before the last batch does: is it the same topic?"
-                ));
-            }
+        let (Some(first), Some(last)) = (markers.first(), markers.last()) else { return Ok(()) };
+        let Some(log) = ends.of(&last.plan.topic, partition).await? else { return Ok(()) };
+        if log.end < last.plan.owned.end {
+            self.findings
+                .push(format!("partition {partition}: the log ends before the last batch does: is it the same topic?"));
+        } else if log.start < first.plan.owned.start {
+            // A job begins where the log began, and logs only lose offsets at their start.
+            self.findings.push(format!(
+                "partition {partition}: the log has offsets from {} on, but the first batch owns them from {} on: \
+                 markers before it are gone",
+                log.start, first.plan.owned.start
+            ));
         }
         Ok(())
     }

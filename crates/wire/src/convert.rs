@@ -4,6 +4,7 @@
 use prost_types::Timestamp as PbTimestamp;
 use serde_json::{Value, json};
 use windrow_protocol::job::{API_VERSION, Violation};
+use windrow_protocol::window::shifts::Shift;
 use windrow_protocol::{JobFile, JobSpec, Ledger, Timestamp};
 
 use crate::{job_file, v1};
@@ -79,6 +80,12 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
         if !window.time_zone.is_empty() {
             out["window"]["timeZone"] = json!(window.time_zone);
         }
+        if !window.shifts.is_empty() {
+            out["window"]["shifts"] = window.shifts.iter().map(shift_value).collect();
+        }
+        if !window.holidays.is_empty() {
+            out["window"]["holidays"] = json!(window.holidays);
+        }
     }
     if let Some(source) = &spec.source {
         out["source"] = json!({"topic": source.topic, "values": source.values, "tags": source.tags});
@@ -90,6 +97,23 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
         }
     }
     out
+}
+
+fn shift_value(shift: &v1::Shift) -> Value {
+    let mut out = json!({"name": shift.name, "from": shift.from, "to": shift.to});
+    if !shift.days.is_empty() {
+        out["days"] = json!(shift.days);
+    }
+    out
+}
+
+fn shift(shift: &Shift) -> v1::Shift {
+    v1::Shift {
+        name: shift.name.clone(),
+        from: shift.from.to_string(),
+        to: shift.to.to_string(),
+        days: shift.days.iter().map(|day| day.name().to_owned()).collect(),
+    }
 }
 
 fn json_source(source: &v1::JsonSource) -> Value {
@@ -135,6 +159,8 @@ pub fn spec(spec: &JobSpec) -> v1::JobSpec {
         window: Some(v1::WindowSpec {
             every: text(&value["window"]["every"]),
             time_zone: text(&value["window"]["timeZone"]),
+            shifts: spec.window.shifts.iter().map(shift).collect(),
+            holidays: spec.window.holidays.iter().map(ToString::to_string).collect(),
         }),
         lateness: text(&value["lateness"]),
         idle_timeout: text(&value["idleTimeout"]),
@@ -155,9 +181,13 @@ mod tests {
         "window": {"every": "day", "timeZone": "America/Chicago"}, "lateness": "10m", "idleTimeout": "5s",
         "late": "drop", "map": "SELECT 1", "reduce": "SELECT 2", "maxAttempts": 7}"#;
 
+    const SHIFTS: &str = r#"{"source": {"topic": "t"}, "window": {"every": "shift", "timeZone": "Europe/Berlin",
+        "shifts": [{"name": "early", "from": "06:00", "to": "14:00", "days": ["mon", "sun"]},
+        {"name": "night", "from": "22:00", "to": "06:00"}], "holidays": ["2026-12-25"]}, "map": "SELECT 1"}"#;
+
     #[test]
     fn a_spec_goes_there_and_back() {
-        for text in [FULL, r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#] {
+        for text in [FULL, SHIFTS, r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#] {
             let before: JobSpec = serde_json::from_str(text).unwrap();
             let job = v1::Job { name: "jobs/j".to_owned(), spec: Some(spec(&before)), ..Default::default() };
             assert_eq!(job_file(&job).unwrap().spec, before);

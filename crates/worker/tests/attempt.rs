@@ -95,6 +95,7 @@ fn finish(bench: &Bench, spec: JobSpec) -> Assignment {
         window: window(),
         until: window().end,
         windows: 1,
+        shift: None,
         partitions: vec![P0],
         empty: vec![],
         revision: Revision(0),

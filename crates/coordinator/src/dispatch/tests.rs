@@ -133,6 +133,7 @@ fn record(hour: i64, part: Part, partitions: i32) -> BatchRecord {
             window,
             until: window.end,
             windows: 1,
+            shift: None,
             partitions: (0..partitions).map(PartitionId).collect(),
             empty: vec![],
             revision: Revision(0),

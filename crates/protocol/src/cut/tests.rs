@@ -12,7 +12,7 @@ const LATENESS_S: i64 = 20;
 type Log = Vec<Vec<i64>>;
 
 fn calendar() -> Calendar {
-    WindowSpec { every: "10s".parse().unwrap(), time_zone: "UTC".into() }.calendar().unwrap()
+    WindowSpec::new("10s".parse().unwrap(), "UTC").calendar().unwrap()
 }
 
 fn timestamp(block: &[i64]) -> Timestamp {

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{API_VERSION, Format, JobFile, JobSpec, closest};
+use crate::WindowSpec;
 use crate::duration::Length;
+use crate::window::Every;
+use crate::window::shifts::{self, MAX_HOLIDAYS, MAX_SHIFTS};
 
 /// One thing that is wrong with a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +80,7 @@ impl JobSpec {
             let message = format!("{error}{}", meant.unwrap_or_default());
             violations.push(Violation::new("spec.window.timeZone", "UNKNOWN_TIME_ZONE", message));
         }
+        self.check_shifts(&mut violations);
         self.check_times(limits, &mut violations);
         check_sql("spec.map", &self.map, &mut violations);
         if let Some(reduce) = &self.reduce {
@@ -112,6 +116,47 @@ impl JobSpec {
         if self.source.json.is_some() && self.source.format != Format::Json {
             let message = "source.json is given but source.format is not json; add format: json or remove it";
             violations.push(Violation::new("spec.source.json", "FORMAT_MISMATCH", message));
+        }
+    }
+
+    fn check_shifts(&self, violations: &mut Vec<Violation>) {
+        let WindowSpec { every, shifts, holidays, .. } = &self.window;
+        let mut refuse = |path: &str, reason, message: String| {
+            violations.push(Violation::new(format!("spec.window.{path}"), reason, message));
+        };
+        if *every != Every::Shift {
+            for (path, given) in [("shifts", !shifts.is_empty()), ("holidays", !holidays.is_empty())] {
+                if given {
+                    let message = format!("{path} need every: shift; this job's windows are every: {every}");
+                    refuse(path, "NOT_APPLICABLE", message);
+                }
+            }
+            return;
+        }
+        if !(1..=MAX_SHIFTS).contains(&shifts.len()) {
+            let message = format!(
+                "every: shift needs 1 to {MAX_SHIFTS} shifts, not {}; e.g. shifts: [{{name: early, from: \"06:00\", to: \
+                 \"14:00\"}}]",
+                shifts.len()
+            );
+            refuse("shifts", "OUT_OF_RANGE", message);
+        }
+        if holidays.len() > MAX_HOLIDAYS {
+            let message = format!("{} holidays are given; at most {MAX_HOLIDAYS} can be", holidays.len());
+            refuse("holidays", "OUT_OF_RANGE", message);
+        }
+        for (i, shift) in shifts.iter().enumerate() {
+            if shift.name.is_empty() || shift.name.len() > 63 {
+                refuse(&format!("shifts[{i}].name"), "INVALID_VALUE", "a shift's name has 1 to 63 bytes".to_owned());
+            }
+            if shift.days.is_empty() {
+                let message = "a shift without days never is; leave days out for all days".to_owned();
+                refuse(&format!("shifts[{i}].days"), "INVALID_VALUE", message);
+            }
+        }
+        if let Some((first, second)) = shifts::overlap(shifts) {
+            let message = format!("shift {first:?} is not over when {second:?} begins; a reading has one shift");
+            refuse("shifts", "OVERLAP", message);
         }
     }
 

@@ -65,3 +65,20 @@ fn the_hash_changes_with_what_is_computed_and_with_nothing_else() {
     other.spec.map.push_str(" WHERE speed > 0");
     assert_ne!(job.spec.hash(), other.spec.hash());
 }
+
+#[test]
+fn a_shift_calendar_needs_shifts_that_follow_each_other() {
+    let with = |window: &str| {
+        let text = CONGESTION.replace(r#"{"every": "day", "timeZone": "America/Chicago"}"#, window);
+        reasons(&serde_json::from_str(&text).unwrap())
+    };
+    let shift = |name: &str, from: &str, to: &str| format!(r#"{{"name": "{name}", "from": "{from}", "to": "{to}"}}"#);
+    let shifts = |shifts: &[String]| format!(r#"{{"every": "shift", "shifts": [{}]}}"#, shifts.join(","));
+    let (early, night) = (shift("early", "06:00", "14:00"), shift("night", "22:00", "06:00"));
+    assert_eq!(with(&shifts(&[early.clone(), night.clone()])), Vec::<String>::new());
+    assert_eq!(with(&shifts(&[])), ["spec.window.shifts OUT_OF_RANGE"]);
+    assert_eq!(with(&shifts(&[shift("late", "13:59", "22:00"), early, night])), ["spec.window.shifts OVERLAP"]);
+    assert_eq!(with(&shifts(&[shift("", "06:00", "14:00")])), ["spec.window.shifts[0].name INVALID_VALUE"]);
+    let misplaced = r#"{"every": "day", "holidays": ["2026-12-25"]}"#;
+    assert_eq!(with(misplaced), ["spec.window.holidays NOT_APPLICABLE"]);
+}

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn calendar(every: &str, zone: &str) -> Calendar {
-    WindowSpec { every: every.parse().unwrap(), time_zone: zone.to_owned() }.calendar().unwrap()
+    WindowSpec::new(every.parse().unwrap(), zone).calendar().unwrap()
 }
 
 fn at(text: &str) -> Timestamp {
@@ -61,7 +61,7 @@ fn what_is_no_window_is_refused_with_examples() {
     for bad in ["", "daily", "0s", "500ms", "2000d", "1"] {
         assert!(bad.parse::<Every>().unwrap_err().to_string().contains("such as 15m"), "{bad}");
     }
-    assert!(WindowSpec { every: Every::Day, time_zone: "Mars/Olympus".into() }.calendar().is_err());
+    assert!(WindowSpec::new(Every::Day, "Mars/Olympus").calendar().is_err());
 }
 
 #[test]

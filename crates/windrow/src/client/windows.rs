@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
-use windrow_protocol::{JobName, Ledger, Timestamp, WindowId};
+use windrow_protocol::window::{Calendar, Every};
+use windrow_protocol::{JobName, Ledger, Timestamp, Window, WindowId};
 use windrow_wire::{convert, v1};
 
 use super::{ServerArgs, last_segment, said, state_name};
@@ -187,20 +188,37 @@ pub fn zone(job: &v1::Job) -> TimeZone {
     TimeZone::get(name).unwrap_or(TimeZone::UTC)
 }
 
-fn row_value(row: &Row, zone: &TimeZone) -> Value {
+fn row_value(row: &Row, zone: &TimeZone, shifts: Option<&Calendar>) -> Value {
     json!({"window": row.window, "start": row.start, "end": row.end, "localStart": local(row.start, zone),
-        "localEnd": local(row.end, zone), "state": row.state, "windows": row.windows, "rows": row.rows,
+        "localEnd": local(row.end, zone), "shift": shift(row, shifts), "state": row.state, "windows": row.windows, "rows": row.rows,
         "files": row.files, "ledger": row.ledger, "batches": row.batches})
 }
 
-const HEADER: [&str; 9] = ["WINDOW", "STARTS", "ENDS", "STATE", "ROWS", "KEPT", "LATE", "QUARANTINED", "NOTE"];
+/// The columns of a table of windows; `SHIFT` only where windows are shifts.
+fn header(shifts: Option<&Calendar>) -> Vec<&'static str> {
+    let shift = shifts.map(|_| "SHIFT");
+    let rest = ["ROWS", "KEPT", "LATE", "QUARANTINED", "NOTE"];
+    ["WINDOW", "STARTS", "ENDS", "STATE"].into_iter().chain(shift).chain(rest).collect()
+}
 
-fn row_cells(row: &Row, zone: &TimeZone) -> Vec<String> {
+/// The calendar of a job whose windows are shifts.
+fn shifts(job: &v1::Job) -> Option<Calendar> {
+    let window = convert::job_file(job).ok()?.spec.window;
+    if window.every == Every::Shift { window.calendar().ok() } else { None }
+}
+
+/// The name of the shift that a window is; none for time without a shift.
+fn shift<'a>(row: &Row, shifts: Option<&'a Calendar>) -> Option<&'a str> {
+    shifts?.shift_name(Window { start: row.start, end: row.end })
+}
+
+fn row_cells(row: &Row, zone: &TimeZone, shifts: Option<&Calendar>) -> Vec<String> {
     let note =
         if row.windows > 1 { format!("a run of {} windows without readings", row.windows) } else { row.note.clone() };
     let counts = [row.rows, row.ledger.kept, row.ledger.late, row.ledger.quarantined].map(|n| n.to_string());
     let head = [row.window.to_string(), local(row.start, zone), local(row.end, zone), row.state.to_owned()];
-    head.into_iter().chain(counts).chain([note]).collect()
+    let shift = shifts.map(|_| shift(row, shifts).unwrap_or("-").to_owned());
+    head.into_iter().chain(shift).chain(counts).chain([note]).collect()
 }
 
 /// `windrow get windows`.
@@ -219,16 +237,16 @@ pub async fn get(args: GetArgs) -> Result<()> {
     let all = folders.max(rows.len());
     let skipped = filter.limit.map_or(0, |limit| rows.len().saturating_sub(limit));
     let rows: Vec<Row> = rows.into_values().skip(skipped).collect();
-    let zone = zone(&job);
+    let (zone, shifts) = (zone(&job), shifts(&job));
     if rows.is_empty() {
         eprintln!("no windows yet; {}", args.store.server.command(&["describe", args.job.as_str()]));
     } else if rows.len() < all && !args.all {
         eprintln!("the newest {} of about {all} windows; --all shows all, --from and --until a time", rows.len());
     }
-    let values = rows.iter().map(|row| row_value(row, &zone)).collect();
+    let values = rows.iter().map(|row| row_value(row, &zone, shifts.as_ref())).collect();
     let names: Vec<String> = rows.iter().map(|row| row.window.to_string()).collect();
-    let cells = rows.iter().map(|row| row_cells(row, &zone)).collect();
-    output::print(args.output.output, &Value::Array(values), &names, || output::table(&HEADER, cells))
+    let cells = rows.iter().map(|row| row_cells(row, &zone, shifts.as_ref())).collect();
+    output::print(args.output.output, &Value::Array(values), &names, || output::table(&header(shifts.as_ref()), cells))
 }
 
 #[derive(Debug, clap::Args)]

@@ -51,11 +51,17 @@ pub struct DataSet {
 
 impl DataSet {
     pub fn all(folder: &Folder) -> Vec<Self> {
-        let sets = vec![Self::detectors(folder), Self::metro(folder), Self::air(folder), Self::trips(folder)];
+        let sets = vec![
+            Self::detectors(folder),
+            Self::metro(folder),
+            Self::air(folder),
+            Self::trips(folder),
+            Self::shifts(folder),
+        ];
         if folder.is_real {
             // The data sets as their descriptions know them.
             let rows: Vec<u64> = sets.iter().map(|set| set.expected.rows).collect();
-            assert_eq!(rows, [6_007, 48_204, 9_357, 9_143]);
+            assert_eq!(rows, [6_007, 48_204, 9_357, 9_143, 22_695]);
             assert_eq!(sets[1].expected.removed, 7_629);
         }
         sets
@@ -81,6 +87,13 @@ impl DataSet {
                     --decimal-comma|--missing|-200|--values|co=CO(GT),benzene=C6H6(GT),no2=NO2(GT),t=T,rh=RH";
         let args = args.split('|').collect();
         Self { job: "air-quality", topic: "air", expected: figures::air(&files[0]), files, args }
+    }
+
+    fn shifts(folder: &Folder) -> Self {
+        let files = folder.files("machine-temperature", "machine");
+        let args = "--device|press|--time-column|timestamp|--time-zone|America/New_York|--seq|time";
+        let args = args.split('|').collect();
+        Self { job: "shifts", topic: "machine", expected: figures::shifts(&files[0]), files, args }
     }
 
     fn trips(folder: &Folder) -> Self {
@@ -129,6 +142,14 @@ fn make(folder: &Path) {
         format!("{day},{time},{co},1,1,\"{},5\",1,1,1,{no2},1,1,\"{},1\",\"4{},0\",\"0,7\"", i % 30, i % 25 - 5, i % 10)
     });
     write(folder, "air-quality/AirQualityMade.csv", std::iter::once(header.to_owned()).chain(rows), "\r\n");
+    // Christmas and a weekend.
+    let first: Timestamp = "2013-12-23T08:00:00Z".parse().unwrap();
+    let rows = (0..1_500).map(|i| {
+        let time = (first + (i * 5_i64).minutes()).strftime("%Y-%m-%d %H:%M:%S");
+        format!("{time},{}.{:02}", 60 + i % 50, i % 97)
+    });
+    let lines = std::iter::once("timestamp,value".to_owned()).chain(rows);
+    write(folder, "machine-temperature/machine_made.csv", lines, "\n");
     for (device, step) in [("drive1", 1), ("drive2", 2)] {
         let header =
             "ENGINE_RUN_TINE (),ENGINE_RPM (),VEHICLE_SPEED (),THROTTLE (),ENGINE_LOAD (),COOLANT_TEMPERATURE ()";

@@ -278,3 +278,63 @@ pub fn trips(files: &[PathBuf], epoch: Timestamp) -> Expected {
     }
     expected
 }
+
+/// Of one shift.
+#[derive(Default)]
+struct Shift {
+    n: u64,
+    hundredths: i64,
+    coldest: Option<f64>,
+    hottest: Option<f64>,
+    hot: u64,
+}
+
+/// The hours in which a local time's window begins and ends, as hours since its day's midnight: shifts of eight hours from
+/// six o'clock on, on days of work; otherwise what is free of the day.
+fn shift_hours(time: DateTime) -> (i64, i64) {
+    let works = |day: Date| {
+        let is_holiday = day == date(2013, 12, 25) || day == date(2014, 1, 1);
+        day.weekday().to_monday_zero_offset() < 5 && !is_holiday
+    };
+    let (today, before) = (works(time.date()), works(time.date().yesterday().unwrap()));
+    match (time.hour(), today, before) {
+        (0..6, _, true) => (-2, 6),
+        (0..6, true, false) => (0, 6),
+        (6..14, true, _) => (6, 14),
+        (14..22, true, _) => (14, 22),
+        (22.., true, _) => (22, 30),
+        (_, false, true) => (6, 24),
+        (_, false, false) => (0, 24),
+        (hour, ..) => unreachable!("hour {hour}"),
+    }
+}
+
+pub fn shifts(file: &Path) -> Expected {
+    let new_york = zone("America/New_York");
+    let mut expected = Expected::default();
+    let (mut seen, mut by_shift) = (HashSet::new(), BTreeMap::<Timestamp, Shift>::new());
+    for row in rows(file) {
+        let written: DateTime = row[0].parse().unwrap();
+        let (time, value) = (written.to_zoned(new_york.clone()).unwrap().timestamp(), row[1].parse::<f64>().unwrap());
+        expected.rows += 1;
+        if !seen.insert(time) {
+            (expected.duplicate_times, expected.removed) = (expected.duplicate_times + 1, expected.removed + 1);
+            continue;
+        }
+        // No clock changes in these months.
+        let (begins, ends) = shift_hours(written);
+        let midnight = start(written.date(), &new_york);
+        expected.until = (midnight + ends.hours()).to_string();
+        let of = by_shift.entry(midnight + begins.hours()).or_default();
+        of.n += 1;
+        of.hundredths += scaled(value, 100.0);
+        (of.coldest, of.hottest) = (least(of.coldest, value), most(of.hottest, value));
+        of.hot += u64::from(value > 100.0);
+    }
+    for (window, of) in by_shift {
+        let row =
+            [of.n.to_string(), of.hundredths.to_string(), float(of.coldest), float(of.hottest), of.hot.to_string()];
+        expected.figures.insert(compact(window), vec![row.to_vec()]);
+    }
+    expected
+}

@@ -1,0 +1,205 @@
+//! Whether markers agree with themselves and with each other: what a proof checks beyond files and offsets. Pure.
+
+use crate::Ledger;
+use crate::marker::{Complete, FileEntry, Marker};
+use crate::paths::{self, Dataset};
+
+/// What is wrong within a partition's marker.
+pub fn marker(marker: &Marker) -> Vec<String> {
+    let mut findings = Vec::new();
+    let Marker { plan, ledger, .. } = marker;
+    if let Err(broken) = ledger.check() {
+        findings.push(format!("ledger: {broken}"));
+    }
+    if plan.read.start > plan.owned.start || plan.read.end != plan.owned.end {
+        findings.push(format!("it reads {} but owns {}: it can't have read all that it owns", plan.read, plan.owned));
+    }
+    let rows = |dataset| rows_in(&marker.files, marker, dataset);
+    let (late, quarantine) = (rows(Dataset::Late), rows(Dataset::Quarantine));
+    // Late readings that are unfit go to quarantine; with `late: drop` no late reading is written.
+    let aside = ledger.late + ledger.quarantined + ledger.undecodable;
+    let is_counted = if late > 0 { late + quarantine == aside } else { quarantine <= aside };
+    if !is_counted || quarantine < ledger.quarantined + ledger.undecodable {
+        findings.push(format!(
+            "{late} rows are late and {quarantine} in quarantine, but the ledger counts {} late, {} quarantined and {} \
+             undecodable",
+            ledger.late, ledger.quarantined, ledger.undecodable
+        ));
+    }
+    if ledger.kept == 0 && rows(Dataset::Data) + rows(Dataset::Parts) > 0 {
+        findings.push("it has result rows, but its ledger keeps no reading".to_owned());
+    }
+    findings
+}
+
+/// Where a window's `_complete` marker and its partitions' markers differ. `partitions`: those that are there.
+pub fn window(complete: &Complete, partitions: &[&Marker]) -> Vec<String> {
+    let mut findings = Vec::new();
+    let plan = &complete.plan;
+    for partition in &plan.partitions {
+        let Some(marker) = partitions.iter().find(|marker| marker.plan.partition == *partition) else {
+            findings.push(format!("complete, but partition {partition} has no marker"));
+            continue;
+        };
+        let input = complete.inputs.iter().find(|input| input.partition == *partition);
+        if input.is_none_or(|input| input.attempt != marker.attempt) {
+            findings.push(format!("partition {partition} is not the attempt that the window was completed with"));
+        }
+        if (&marker.plan.spec_hash, &marker.plan.topic_id) != (&plan.spec_hash, &plan.topic_id) {
+            findings.push(format!("partition {partition} has another spec or topic than the window"));
+        }
+    }
+    for marker in partitions.iter().filter(|marker| !plan.partitions.contains(&marker.plan.partition)) {
+        findings
+            .push(format!("partition {} has a marker, but the window was completed without", marker.plan.partition));
+    }
+    let sum = partitions.iter().fold(Ledger::default(), |sum, marker| sum.plus(&marker.ledger));
+    if sum != complete.ledger {
+        findings.push("the window's ledger is not the sum of its partitions'".to_owned());
+    }
+    let of_partitions: u64 = partitions.iter().map(|marker| rows_in(&marker.files, marker, Dataset::Data)).sum();
+    let of_reduce: u64 = complete.files.iter().map(|file| file.rows).sum();
+    if of_partitions + of_reduce != complete.rows {
+        findings.push(format!("it says {} rows, its files have {}", complete.rows, of_partitions + of_reduce));
+    }
+    findings
+}
+
+fn rows_in(files: &[FileEntry], marker: &Marker, dataset: Dataset) -> u64 {
+    let folder = format!("{}/", paths::dataset(&marker.job, dataset));
+    files.iter().filter(|file| file.path.starts_with(&folder)).map(|file| file.rows).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::marker::{Input, MARKER_VERSION};
+    use crate::plan::{FinishPlan, Plan, SealedBy};
+    use crate::{
+        AttemptId, JobName, Offset, OffsetRange, PartitionId, Revision, Timestamp, TopicId, TopicName, Window,
+    };
+
+    fn file(dataset: Dataset, rows: u64) -> FileEntry {
+        let path = format!("{}/window=x/part-0.parquet", paths::dataset(&JobName::new("j").unwrap(), dataset));
+        FileEntry { staged: String::new(), path, bytes: 1, rows, sha256: String::new() }
+    }
+
+    fn partition(partition: i32) -> Marker {
+        let range = OffsetRange::new(Offset(3), Offset(9));
+        let window = Window { start: Timestamp::from_micros(0), end: Timestamp::from_micros(10) };
+        Marker {
+            version: MARKER_VERSION,
+            job: JobName::new("j").unwrap(),
+            plan: Plan {
+                topic: TopicName::new("t").unwrap(),
+                topic_id: TopicId::new("i").unwrap(),
+                partition: PartitionId(partition),
+                window,
+                read: range,
+                owned: range,
+                lost: None,
+                sealed_by: SealedBy::Watermark,
+                revision: Revision(0),
+                spec_hash: "s".into(),
+                generation: 1,
+            },
+            attempt: AttemptId::new(format!("a{partition}")).unwrap(),
+            ledger: Ledger {
+                records: 6,
+                read: 20,
+                on_time: 15,
+                kept: 13,
+                quarantined: 2,
+                late: 5,
+                ..Ledger::default()
+            },
+            files: vec![file(Dataset::Data, 4), file(Dataset::Late, 5), file(Dataset::Quarantine, 2)],
+            quarantine_reasons: vec![],
+            committed_at: Timestamp::from_micros(0),
+        }
+    }
+
+    fn complete(partitions: &[Marker]) -> Complete {
+        let input = |marker: &Marker| Input { partition: marker.plan.partition, attempt: marker.attempt.clone() };
+        let Plan { topic, topic_id, window, revision, spec_hash, generation, .. } = partitions[0].plan.clone();
+        Complete {
+            version: MARKER_VERSION,
+            job: JobName::new("j").unwrap(),
+            plan: FinishPlan {
+                topic,
+                topic_id,
+                window,
+                until: window.end,
+                windows: 1,
+                shift: None,
+                partitions: partitions.iter().map(|marker| marker.plan.partition).collect(),
+                empty: vec![],
+                revision,
+                spec_hash,
+                generation,
+            },
+            attempt: AttemptId::new("c").unwrap(),
+            files: vec![],
+            rows: 4 * partitions.len() as u64,
+            ledger: partitions.iter().fold(Ledger::default(), |sum, marker| sum.plus(&marker.ledger)),
+            inputs: partitions.iter().map(input).collect(),
+            committed_at: Timestamp::from_micros(0),
+        }
+    }
+
+    /// What is found after a change to a sound window of two partitions.
+    fn found(change: impl FnOnce(&mut Complete, &mut Vec<Marker>)) -> String {
+        let mut partitions = vec![partition(0), partition(1)];
+        let mut complete = complete(&partitions);
+        change(&mut complete, &mut partitions);
+        let mut findings = window(&complete, &partitions.iter().collect::<Vec<_>>());
+        findings.extend(partitions.iter().flat_map(marker));
+        findings.join("; ")
+    }
+
+    #[test]
+    fn a_sound_window_has_no_findings() {
+        assert_eq!(found(|_, _| {}), "");
+    }
+
+    #[test]
+    fn every_disagreement_is_found() {
+        type Change = fn(&mut Complete, &mut Vec<Marker>);
+        let changes: [(Change, &str); 12] = [
+            (|_, markers| drop(markers.pop()), "partition 1 has no marker"),
+            (|_, markers| markers.push(partition(2)), "partition 2 has a marker"),
+            (|_, markers| markers[0].attempt = AttemptId::new("other").unwrap(), "is not the attempt"),
+            (|_, markers| markers[0].plan.spec_hash = "edited".into(), "another spec or topic"),
+            (|_, markers| markers[1].plan.topic_id = TopicId::new("k").unwrap(), "another spec or topic"),
+            (|_, markers| (markers[0].ledger.read, markers[0].ledger.skipped) = (21, 1), "not the sum"),
+            (|complete, _| complete.rows += 1, "it says 9 rows, its files have 8"),
+            (|_, markers| markers[0].files[0].rows = 3, "its files have 7"),
+            (|_, markers| markers[0].ledger.kept += 1, "ledger:"),
+            (|_, markers| markers[0].plan.read.start = Offset(4), "can't have read all that it owns"),
+            (|_, markers| drop(markers[0].files.pop()), "0 in quarantine"),
+            (|_, markers| markers[0].files[1].rows = 6, "6 rows are late"),
+        ];
+        for (change, wanted) in changes {
+            let found = found(change);
+            assert!(found.contains(wanted), "{wanted}: {found}");
+        }
+    }
+
+    #[test]
+    fn dropped_late_readings_have_no_rows_and_unfit_late_ones_are_in_quarantine() {
+        let mut dropped = partition(0);
+        dropped.files.remove(1);
+        assert_eq!(marker(&dropped), Vec::<String>::new());
+        let mut unfit = partition(0);
+        (unfit.files[1].rows, unfit.files[2].rows) = (4, 3);
+        assert_eq!(marker(&unfit), Vec::<String>::new());
+    }
+
+    #[test]
+    fn results_of_nothing_are_found() {
+        let mut empty = partition(0);
+        empty.ledger = Ledger::default();
+        empty.files.truncate(1);
+        assert_eq!(marker(&empty), ["it has result rows, but its ledger keeps no reading"]);
+    }
+}
