@@ -197,6 +197,7 @@ mod tests {
             window,
             until: window.end,
             windows: 1,
+            shift: None,
             partitions: vec![PartitionId(3)],
             empty: vec![],
             revision,

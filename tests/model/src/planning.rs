@@ -24,7 +24,7 @@ pub struct Decisions(BTreeMap<CursorAt, Vec<Sent>>);
 impl Decisions {
     /// `lengths`: the states of the log that are looked at, by how many records it has.
     pub fn new(lengths: &[usize]) -> anyhow::Result<Self> {
-        let calendar = WindowSpec { every: "10s".parse()?, time_zone: "UTC".to_owned() }.calendar()?;
+        let calendar = WindowSpec::new("10s".parse()?, "UTC").calendar()?;
         let mut found = BTreeMap::new();
         let mut open = vec![CursorAt { windows: 0, end: 0, next_start: 0 }];
         while let Some(from) = open.pop() {

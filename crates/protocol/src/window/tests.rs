@@ -86,7 +86,7 @@ fn windows_begin_in_utc_unless_a_zone_is_given() {
 #[test]
 fn no_window_is_longer_than_the_longest() {
     let longest = |every: &str| {
-        let spec = WindowSpec { every: every.parse().unwrap(), time_zone: "Europe/Berlin".into() };
+        let spec = WindowSpec::new(every.parse().unwrap(), "Europe/Berlin");
         spec.longest().millis() / 3_600_000
     };
     assert_eq!(longest("2h"), 2);
