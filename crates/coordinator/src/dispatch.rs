@@ -163,7 +163,13 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
         tracing::error!(batch = %record.id, "the spec that the batch was planned with is not stored");
         return 0;
     };
-    let assignment = Assignment { id: record.id.clone(), task: record.task.clone(), spec: spec.clone(), outcome: None };
+    let assignment = Assignment {
+        id: record.id.clone(),
+        task: record.task.clone(),
+        spec: spec.clone(),
+        skip: record.skip.clone(),
+        outcome: None,
+    };
     let assigned = BatchRecord { state: BatchState::Assigned { worker: worker.id.clone() }, ..record.clone() };
     let key = keys::batch(&record.id.job, record.id.window, record.id.part);
     let assignment_key = keys::assignment(&worker.id, &record.id);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use windrow_ports::log::TopicInfo;
 use windrow_ports::meta::{Compare, Op};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
-use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
+use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{PartitionId, Revision, Timestamp, TopicId, TopicName, Window, WindowId};
 
@@ -68,8 +68,7 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
             BatchId { job: job.name.clone(), window: plan.window.id(), part: Part::Finish, revision: plan.revision };
         let key = keys::batch(&job.name, id.window, id.part);
         let task = Task::Finish(plan);
-        let record =
-            BatchRecord { id, task, state: BatchState::Pending, failures: 0, last_error: None, not_before: None };
+        let record = BatchRecord::new(id, task);
         write.when.push(Compare::Absent(key.clone()));
         write.then.push(Op::put(key, encode(&record)));
     }

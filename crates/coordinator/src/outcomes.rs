@@ -75,14 +75,7 @@ mod tests {
         };
         let id =
             BatchId { job: JobName::new("j").unwrap(), window: window.id(), part: Part::Finish, revision: Revision(0) };
-        BatchRecord {
-            id,
-            task: Task::Finish(plan),
-            state: BatchState::Pending,
-            failures,
-            last_error: None,
-            not_before: None,
-        }
+        BatchRecord { failures, ..BatchRecord::new(id, Task::Finish(plan)) }
     }
 
     fn failed(failures: u32, retryable: bool) -> BatchRecord {

@@ -10,7 +10,7 @@ use windrow_ports::{Log, LogError};
 use windrow_protocol::cut::{Cursor, Cut, Lookup, Observed, Seal, advance, cut, first_window, may_seal_idle, skip_to};
 use windrow_protocol::duration::Length;
 use windrow_protocol::plan::{BatchId, Part, SealedBy};
-use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
+use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{
     JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window, WindowId,
@@ -228,14 +228,7 @@ impl Planner<'_> {
         };
         let part = Part::Partition(partition);
         let id = BatchId { job: self.job.name.clone(), window: window.id(), part, revision: Revision(0) };
-        BatchRecord {
-            id,
-            task: Task::Map(plan),
-            state: BatchState::Pending,
-            failures: 0,
-            last_error: None,
-            not_before: None,
-        }
+        BatchRecord::new(id, Task::Map(plan))
     }
 
     /// Cursors of partitions that have none: where their first record lies, or, for one that stays empty, where the

@@ -9,7 +9,7 @@ use windrow_protocol::{Offset, PartitionId, Timestamp, TopicName};
 async fn conforms() {
     let folder = tempfile::tempdir().unwrap();
     let db = Database::open(&folder.path().join("windrow.redb")).unwrap();
-    log::all(&*db.log(), "conformance").await;
+    log::all(db.log(), "conformance").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

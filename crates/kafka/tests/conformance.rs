@@ -8,5 +8,5 @@ async fn conforms() {
     let brokers =
         std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");
     let kafka = KafkaLog::connect(KafkaSettings::new(brokers)).await.expect("Kafka answers");
-    log::all(&kafka, &format!("test-{}", uuid::Uuid::new_v4())).await;
+    log::all(std::sync::Arc::new(kafka), &format!("test-{}", uuid::Uuid::new_v4())).await;
 }

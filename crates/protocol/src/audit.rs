@@ -115,6 +115,7 @@ mod tests {
             },
             files: vec![file(Dataset::Data, 4), file(Dataset::Late, 5), file(Dataset::Quarantine, 2)],
             quarantine_reasons: vec![],
+            skipped: None,
             committed_at: Timestamp::from_micros(0),
         }
     }
@@ -143,6 +144,7 @@ mod tests {
             rows: 4 * partitions.len() as u64,
             ledger: partitions.iter().fold(Ledger::default(), |sum, marker| sum.plus(&marker.ledger)),
             inputs: partitions.iter().map(input).collect(),
+            skipped: None,
             committed_at: Timestamp::from_micros(0),
         }
     }

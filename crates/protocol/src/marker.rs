@@ -35,6 +35,9 @@ pub struct Marker {
     /// Reasons of quarantine, the first few, for people to read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantine_reasons: Vec<String>,
+    /// Why somebody has given the batch up: nothing was computed, and it has no files. What it owned counts as lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
     /// Wall clock of the worker at commit, for people to read; nothing is decided by it.
     pub committed_at: Timestamp,
 }
@@ -55,6 +58,9 @@ pub struct Complete {
     pub ledger: Ledger,
     /// Attempts of the partitions that the reduce read, in the order of `plan.partitions`.
     pub inputs: Vec<Input>,
+    /// Why somebody has given the last step up: the window has no rows of its reduce.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
     pub committed_at: Timestamp,
 }
 

@@ -151,6 +151,16 @@ pub struct BatchRecord {
     /// Not assigned before this moment: backoff after a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
+    /// Somebody has given the batch up, and why: it is committed without a result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<String>,
+}
+
+impl BatchRecord {
+    /// A batch that has just been planned.
+    pub fn new(id: BatchId, task: Task) -> Self {
+        Self { id, task, state: BatchState::Pending, failures: 0, last_error: None, not_before: None, skip: None }
+    }
 }
 
 /// Where a batch is on its way.
@@ -198,6 +208,9 @@ pub struct Assignment {
     pub id: BatchId,
     pub task: Task,
     pub spec: JobSpec,
+    /// The batch's [`BatchRecord::skip`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<String>,
     /// Written by the worker when it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,

@@ -4,7 +4,7 @@
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use object_store::path::Path;
-use object_store::{ObjectStore, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::{Store, StoreError};
 
@@ -21,6 +21,38 @@ impl Store {
         let result = self.race(&folder).await;
         let cleared = self.delete_folder(&folder).await;
         result.and(cleared)
+    }
+
+    /// Whether what was written can be read, listed, copied and deleted at once: publishing and rolling forward look.
+    pub async fn probe_visibility(&self) -> Result<(), StoreError> {
+        let folder = format!("_probe/{}", uuid::Uuid::new_v4());
+        let result = self.look(&folder).await;
+        let cleared = self.delete_folder(&folder).await;
+        result.and(cleared)
+    }
+
+    async fn look(&self, folder: &str) -> Result<(), StoreError> {
+        let unusable = |what: &str| StoreError::Unusable(format!("{}: {what}", self.url()));
+        let (one, other) = (format!("{folder}/one"), format!("{folder}/other"));
+        for content in ["1", "two"] {
+            self.inner.put(&Path::from(one.as_str()), content.into()).await?;
+            if self.get(&one).await? != content {
+                return Err(unusable("an object is read as it was before it was overwritten"));
+            }
+            self.inner.copy(&Path::from(one.as_str()), &Path::from(other.as_str())).await?;
+            if self.size(&other).await? != Some(content.len() as u64) || self.get(&other).await? != content {
+                return Err(unusable("a copy over an object is not seen at once"));
+            }
+        }
+        let listed: Vec<String> = self.list(folder).await?.into_iter().map(|object| object.path).collect();
+        if listed != [one.clone(), other.clone()] {
+            return Err(unusable("a listing does not show what was written"));
+        }
+        self.delete(vec![one.clone()]).await?;
+        if self.size(&one).await?.is_some() || self.list(folder).await?.len() != 1 {
+            return Err(unusable("a deleted object is still seen"));
+        }
+        Ok(())
     }
 
     async fn race(&self, folder: &str) -> Result<(), StoreError> {

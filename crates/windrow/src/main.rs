@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod connect;
 mod demo;
+mod doctor;
 mod history;
 mod job_file;
 mod output;
@@ -75,10 +76,16 @@ enum Command {
     Resume(jobs::ChangeArgs),
     /// Try the failed batches of a window again.
     Retry(jobs::RetryArgs),
+    /// Give up the failed batches of a window: it completes without their results, and the gap has a reason.
+    Skip(jobs::SkipArgs),
     /// Print a window's committed output.
     Cat(cat::Args),
     /// Prove from markers, files and log that every reading is counted once. Exits with 1 if not.
     Verify(verify::Args),
+    /// Examine a Kafka, an etcd and an object store: what windrow can rely on there. Exits with 1 if something is broken.
+    ///
+    /// Makes and deletes topics `windrow-doctor-*`, keys under `/windrow-doctor-*` and objects under `_probe/`.
+    Doctor(doctor::Args),
     /// Print the completion script of a shell.
     Completion {
         shell: clap_complete::Shell,
@@ -163,8 +170,10 @@ async fn run(command: Command) -> Result<()> {
         Command::Pause(args) => jobs::pause(args).await,
         Command::Resume(args) => jobs::resume(args).await,
         Command::Retry(args) => jobs::retry(args).await,
+        Command::Skip(args) => jobs::skip(args).await,
         Command::Cat(args) => cat::run(args).await,
         Command::Verify(args) => verify::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "windrow", &mut script);

@@ -130,6 +130,8 @@ async fn parts(args: &Args) -> Result<Parts> {
 pub struct Report {
     /// What is wrong, and where. Empty: everything is proven.
     pub findings: Vec<String>,
+    /// What was given up by somebody's decision.
+    pub notes: Vec<String>,
     pub markers: u64,
     pub windows: u64,
     pub batches: u64,
@@ -177,6 +179,8 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<T
         let window = marker.plan.window.id();
         let found = audit::window(marker, by_window.get(&window).map_or(&[], Vec::as_slice));
         report.findings.extend(found.into_iter().map(|what| format!("window {window}: {what}")));
+        let skipped = marker.skipped.iter().map(|reason| format!("window {window}: its reduce was skipped: {reason}"));
+        report.notes.extend(skipped);
         report.files(store, marker).await?;
         progress.inc(1);
     }
@@ -230,7 +234,10 @@ impl Report {
             let found = audit::marker(marker);
             self.findings
                 .extend(found.into_iter().map(|what| format!("window {window} partition {partition}: {what}")));
-            if marker.ledger.lost_offsets > 0 {
+            if let Some(reason) = &marker.skipped {
+                let lost = marker.ledger.lost_offsets;
+                self.notes.push(format!("window {window} partition {partition}: {lost} offsets skipped: {reason}"));
+            } else if marker.ledger.lost_offsets > 0 {
                 let lost = marker.ledger.lost_offsets;
                 self.findings
                     .push(format!("window {window} partition {partition}: {lost} offsets were lost to retention"));
@@ -295,7 +302,7 @@ impl Report {
 
     fn value(&self, ends: &Ends) -> Value {
         json!({
-            "clean": self.findings.is_empty(), "findings": self.findings, "windows": self.windows,
+            "clean": self.findings.is_empty(), "findings": self.findings, "notes": self.notes, "windows": self.windows,
             "batches": self.batches, "files": self.files, "ledger": self.ledger,
             "logChecked": !matches!(ends, Ends::Unknown(_)),
         })
@@ -316,6 +323,7 @@ impl Report {
         ];
         let mut text = format!("job/{job} {}\n", if self.findings.is_empty() { "clean" } else { "NOT CLEAN" });
         counts.iter().for_each(|(name, n)| text += &format!("  {name:13} {n:>12}\n"));
+        self.notes.iter().for_each(|note| text += &format!("  note: {note}\n"));
         self.findings.iter().for_each(|finding| text += &format!("  finding: {finding}\n"));
         text
     }

@@ -14,7 +14,7 @@ use windrow_protocol::{AttemptId, JobSpec, Ledger, OffsetRange, Plan};
 use windrow_storage::StoreError;
 
 use crate::Tools;
-use crate::compute::{self, on_own_thread};
+use crate::compute::{self, Computed, on_own_thread};
 
 /// Why a try failed, by what becomes of the batch.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,8 @@ pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, Atte
         AttemptId::new(uuid::Uuid::now_v7().to_string()).map_err(|error| AttemptError::Park(error.to_string()))?;
     let scratch = tools.scratch.join(attempt.as_str());
     let _cleared = ClearedAtTheEnd(scratch.clone());
-    let run = Run { tools, id: &assignment.id, spec: &assignment.spec, attempt, scratch };
+    let Assignment { id, spec, skip, .. } = assignment;
+    let run = Run { tools, id, spec, skip: skip.as_ref(), attempt, scratch };
     match &assignment.task {
         Task::Map(plan) => run.map(plan).await,
         Task::Finish(plan) => run.finish(plan).await,
@@ -97,6 +98,8 @@ struct Run<'a> {
     tools: &'a Tools,
     id: &'a BatchId,
     spec: &'a JobSpec,
+    /// Why the batch is given up, if it is.
+    skip: Option<&'a String>,
     attempt: AttemptId,
     scratch: PathBuf,
 }
@@ -128,18 +131,12 @@ impl Run<'_> {
             store.publish(&found).await?;
             return Ok(summary(&found.files, &found.ledger, self.result()));
         }
-        let range = self.check_range(plan).await?;
-        let work = compute::Map {
-            log: self.tools.log.clone(),
-            engine: self.tools.engine.clone(),
-            spec: self.spec.clone(),
-            plan: plan.clone(),
-            range,
-            result: self.result(),
-            folder: self.scratch.clone(),
+        let computed = match self.skip {
+            // Whoever gave it up knows that its readings are lost; the count is of offsets, since nothing is read.
+            Some(_) => Computed::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() }),
+            None => self.compute(plan).await?,
         };
-        let compute::Computed { outputs, mut ledger, quarantine_reasons } = on_own_thread(work.run()).await?;
-        ledger.lost_offsets = ledger.lost_offsets.max(plan.read.len() - range.len());
+        let Computed { outputs, ledger, quarantine_reasons } = computed;
         ledger.check().map_err(AttemptError::Park)?;
         let mut files = Vec::new();
         for (dataset, written) in outputs {
@@ -155,6 +152,7 @@ impl Run<'_> {
             ledger,
             files,
             quarantine_reasons,
+            skipped: self.skip.cloned(),
             committed_at: self.tools.clock.now(),
         };
         let (verdict, stands) = store.commit(&self.marker_path(), &marker).await?;
@@ -162,6 +160,23 @@ impl Run<'_> {
         self.expect_same(stands.plan.is_same_work(plan))?;
         store.publish(&stands).await?;
         Ok(summary(&stands.files, &stands.ledger, self.result()))
+    }
+
+    async fn compute(&self, plan: &Plan) -> Result<Computed, AttemptError> {
+        let range = self.check_range(plan).await?;
+        let work = compute::Map {
+            log: self.tools.log.clone(),
+            engine: self.tools.engine.clone(),
+            spec: self.spec.clone(),
+            plan: plan.clone(),
+            range,
+            result: self.result(),
+            folder: self.scratch.clone(),
+        };
+        let mut computed = on_own_thread(work.run()).await?;
+        let ledger = &mut computed.ledger;
+        ledger.lost_offsets = ledger.lost_offsets.max(plan.read.len() - range.len());
+        Ok(computed)
     }
 
     /// The dataset that a map's output is.
@@ -236,8 +251,11 @@ impl Run<'_> {
             parts.extend(results);
         }
         let mut files = Vec::new();
+        if self.spec.reduce.is_some() {
+            rows = 0;
+        }
         // As for a map: a window without readings has no rows.
-        if self.spec.reduce.is_some() && ledger.kept > 0 {
+        if self.spec.reduce.is_some() && ledger.kept > 0 && self.skip.is_none() {
             let local = self.fetch(&parts).await?;
             let (engine, spec, folder) = (self.tools.engine.clone(), self.spec.clone(), self.scratch.clone());
             let reduce = async move {
@@ -257,6 +275,7 @@ impl Run<'_> {
             rows,
             ledger,
             inputs,
+            skipped: self.skip.cloned(),
             committed_at: self.tools.clock.now(),
         };
         let (verdict, stands) = store.commit(&self.marker_path(), &complete).await?;

@@ -60,6 +60,13 @@ pub struct Computed {
     pub quarantine_reasons: Vec<String>,
 }
 
+impl Computed {
+    /// No output at all.
+    pub fn nothing(ledger: Ledger) -> Self {
+        Self { outputs: Vec::new(), ledger, quarantine_reasons: Vec::new() }
+    }
+}
+
 impl Map {
     /// Reads the range, runs the map, and writes all outputs to the folder.
     pub async fn run(self) -> Result<Computed, AttemptError> {

@@ -85,7 +85,7 @@ fn map(bench: &Bench, spec: JobSpec) -> Assignment {
         spec_hash: spec.hash(),
         generation: 1,
     };
-    Assignment { id: id(Part::Partition(P0)), task: Task::Map(plan), spec, outcome: None }
+    Assignment { id: id(Part::Partition(P0)), task: Task::Map(plan), spec, skip: None, outcome: None }
 }
 
 fn finish(bench: &Bench, spec: JobSpec) -> Assignment {
@@ -102,7 +102,7 @@ fn finish(bench: &Bench, spec: JobSpec) -> Assignment {
         spec_hash: spec.hash(),
         generation: 1,
     };
-    Assignment { id: id(Part::Finish), task: Task::Finish(plan), spec, outcome: None }
+    Assignment { id: id(Part::Finish), task: Task::Finish(plan), spec, skip: None, outcome: None }
 }
 
 async fn objects(bench: &Bench, folder: &str) -> Vec<String> {
@@ -193,4 +193,20 @@ async fn a_marker_of_an_earlier_job_of_the_same_name_is_never_taken_for_this_one
     }
     let parked = run(&bench.tools, &anew).await;
     assert!(matches!(&parked, Err(AttemptError::Park(why)) if why.contains("earlier job of this name")), "{parked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_given_up_is_committed_without_a_result_and_a_committed_one_stays() {
+    let bench = bench().await;
+    let skip = Assignment { skip: Some("bad hour".to_owned()), ..map(&bench, spec(false)) };
+    let summary = run(&bench.tools, &skip).await.unwrap();
+    assert_eq!((summary.rows, summary.ledger.lost_offsets), (0, 10));
+    let path = paths::marker(&skip.id.job, skip.id.window, skip.id.part, Revision(0));
+    let marker = bench.tools.store.read_marker::<Marker>(&path).await.unwrap().unwrap();
+    assert_eq!((marker.skipped.as_deref(), marker.files), (Some("bad hour"), vec![]));
+    bench.tools.store.delete(vec![path.clone()]).await.unwrap();
+    run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    run(&bench.tools, &skip).await.unwrap();
+    let marker = bench.tools.store.read_marker::<Marker>(&path).await.unwrap().unwrap();
+    assert_eq!((marker.skipped, marker.files.len()), (None, 1), "what was committed before stays");
 }

@@ -112,7 +112,7 @@ fn assignment(order: &Order, partition: i32) -> Result<Assignment> {
         part: Part::Partition(PartitionId(partition)),
         revision: Revision(0),
     };
-    Ok(Assignment { id, task: Task::Map(plan), spec: order.spec.clone(), outcome: None })
+    Ok(Assignment { id, task: Task::Map(plan), spec: order.spec.clone(), skip: None, outcome: None })
 }
 
 /// Runs a map over a backlog once, in a fresh process.

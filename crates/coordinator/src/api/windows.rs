@@ -15,6 +15,9 @@ use windrow_wire::{convert, v1};
 use super::{Api, encode, job_name, meta, page};
 use crate::view::{Versioned, View};
 
+/// The longest reason of a skip.
+const MAX_REASON_BYTES: usize = 500;
+
 fn batch(parent: &str, record: &BatchRecord) -> v1::Batch {
     let (start, end) = match &record.task {
         Task::Map(plan) => (plan.read.start.0, plan.read.end.0),
@@ -92,45 +95,47 @@ impl WindowService for Api {
         request: Request<v1::RetryWindowRequest>,
     ) -> Result<Response<v1::RetryWindowResponse>, Status> {
         let request = request.into_inner();
-        let (job, window) = window_name(&request.name)?;
-        let job = self.job(&job).await?.value;
-        let view = self.job_view(&job.name).await?;
-        let batches = view.batches.get(&job.name).into_iter().flatten().filter(|((w, _), _)| *w == window);
-        let batches: Vec<_> = batches.map(|((_, part), record)| (part, record)).collect();
-        if batches.is_empty() {
-            let message =
-                format!("window {window} of job {} is not in flight; `windrow get windows` lists windows", job.name);
-            return Err(error(Code::NotFound, "NO_SUCH_WINDOW", message));
-        }
-        let failed = batches.iter().filter(|(_, record)| record.value.state == BatchState::Failed).count() as u32;
+        let (job, batches) = self.window_batches(&request.name).await?;
+        let failed = batches.iter().filter(|record| record.value.state == BatchState::Failed).count() as u32;
         if request.validate_only || failed == 0 {
             return Ok(Response::new(v1::RetryWindowResponse { batches: failed }));
         }
         let anew = self.takes_new_spec(&job, &batches).await?;
-        let mut txn = Txn::default();
-        for (part, record) in &batches {
-            if !anew.contains(part) && record.value.state != BatchState::Failed {
-                continue;
+        let again = batches.iter().filter_map(|record| {
+            let anew = anew.contains(&record.value.id.part);
+            if !anew && record.value.state != BatchState::Failed {
+                return None;
             }
             let mut again =
                 BatchRecord { state: BatchState::Pending, failures: 0, not_before: None, ..record.value.clone() };
-            if anew.contains(part) {
+            if anew {
                 again.task.run_with(&job.spec.hash(), job.generation);
             }
-            let key = keys::batch(&job.name, window, **part);
-            txn.when.push(Compare::Modified(key.clone(), record.revision));
-            txn.then.push(Op::put(key, encode(&again)));
-            // The first of a very large window; the others are left for the next retry.
-            if txn.then.len() == MAX_TXN_OPS {
-                break;
-            }
-        }
-        let batches = txn.then.len() as u32;
-        if !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
-            let message = format!("window {window} has changed meanwhile; try again");
-            return Err(error(Code::Aborted, "CHANGED", message));
-        }
+            Some((again, record.revision))
+        });
+        let batches = self.change(again.collect()).await?;
         Ok(Response::new(v1::RetryWindowResponse { batches }))
+    }
+
+    async fn skip_window(
+        &self,
+        request: Request<v1::SkipWindowRequest>,
+    ) -> Result<Response<v1::SkipWindowResponse>, Status> {
+        let request = request.into_inner();
+        if !(1..=MAX_REASON_BYTES).contains(&request.reason.trim().len()) {
+            let message = format!("a reason has 1 to {MAX_REASON_BYTES} bytes: whoever finds the gap will want to know");
+            return Err(invalid_field("reason", "INVALID_VALUE", message));
+        }
+        let (_, batches) = self.window_batches(&request.name).await?;
+        let failed = batches.iter().filter(|record| record.value.state == BatchState::Failed);
+        let given_up = failed.map(|record| {
+            let (state, skip) = (BatchState::Pending, Some(request.reason.trim().to_owned()));
+            (BatchRecord { state, skip, failures: 0, not_before: None, ..record.value.clone() }, record.revision)
+        });
+        let given_up: Vec<_> = given_up.collect();
+        let batches =
+            if request.validate_only { given_up.len() as u32 } else { self.change(given_up).await? };
+        Ok(Response::new(v1::SkipWindowResponse { batches }))
     }
 
     async fn list_partitions(
@@ -142,19 +147,50 @@ impl WindowService for Api {
 }
 
 impl Api {
+    /// A window's job and its batches; an error if it is not in flight.
+    async fn window_batches(&self, name: &str) -> Result<(JobRecord, Vec<Versioned<BatchRecord>>), Status> {
+        let (job, window) = window_name(name)?;
+        let job = self.job(&job).await?.value;
+        let mut view = self.job_view(&job.name).await?;
+        let batches = view.batches.remove(&job.name).into_iter().flatten().filter(|((w, _), _)| *w == window);
+        let batches: Vec<_> = batches.map(|(_, record)| record).collect();
+        if batches.is_empty() {
+            let message =
+                format!("window {window} of job {} is not in flight; `windrow get windows` lists windows", job.name);
+            return Err(error(Code::NotFound, "NO_SUCH_WINDOW", message));
+        }
+        Ok((job, batches))
+    }
+
+    /// Writes batches that are still as they were seen; how many. Of very many the first: the others are left for when it
+    /// is asked again.
+    async fn change(&self, batches: Vec<(BatchRecord, i64)>) -> Result<u32, Status> {
+        let mut txn = Txn::default();
+        for (batch, revision) in batches.iter().take(MAX_TXN_OPS) {
+            let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
+            txn.when.push(Compare::Modified(key.clone(), *revision));
+            txn.then.push(Op::put(key, encode(batch)));
+        }
+        let count = txn.then.len() as u32;
+        if count > 0 && !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
+            return Err(error(Code::Aborted, "CHANGED", "the window has changed meanwhile; try again"));
+        }
+        Ok(count)
+    }
+
     /// The batches of a window that can run the job's spec of now when they are tried again: all of them while none has
     /// run, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
     async fn takes_new_spec(
         &self,
         job: &JobRecord,
-        batches: &[(&Part, &Versioned<BatchRecord>)],
+        batches: &[Versioned<BatchRecord>],
     ) -> Result<Vec<Part>, Status> {
         let waits = |record: &BatchRecord| matches!(record.state, BatchState::Failed | BatchState::Pending);
-        if batches.len() <= MAX_TXN_OPS && batches.iter().all(|(_, record)| waits(&record.value)) {
-            return Ok(batches.iter().map(|(part, _)| **part).collect());
+        if batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
+            return Ok(batches.iter().map(|record| record.value.id.part).collect());
         }
-        let last = batches.iter().find(|(part, record)| **part == Part::Finish && waits(&record.value));
-        let Some((_, last)) = last else { return Ok(Vec::new()) };
+        let last = batches.iter().find(|record| record.value.id.part == Part::Finish && waits(&record.value));
+        let Some(last) = last else { return Ok(Vec::new()) };
         let key = keys::spec(&job.name, last.value.task.spec_hash());
         let stored = self.parts.meta.get(&key).await.map_err(meta)?;
         let planned = stored.and_then(|item| serde_json::from_slice::<JobSpec>(&item.value).ok());

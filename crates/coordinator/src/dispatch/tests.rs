@@ -142,7 +142,7 @@ pub(crate) fn record(hour: i64, part: Part, partitions: i32) -> BatchRecord {
         }),
     };
     let id = BatchId { job: job(), window: window.id(), part, revision: Revision(0) };
-    BatchRecord { id, task, state: BatchState::Pending, failures: 0, last_error: None, not_before: None }
+    BatchRecord::new(id, task)
 }
 
 /// A job with as many windows of as many partitions, all planned, last steps included.
@@ -342,7 +342,7 @@ fn only_the_report_of_the_worker_that_holds_a_batch_counts() {
         keys::batch(&job(), at.0, at.1),
         &BatchRecord { state: BatchState::Assigned { worker: holder.clone() }, ..batch.clone() },
     );
-    let assignment = Assignment { id: batch.id.clone(), task: batch.task.clone(), spec: spec(), outcome: None };
+    let assignment = Assignment { id: batch.id.clone(), task: batch.task.clone(), spec: spec(), skip: None, outcome: None };
     store.set(keys::assignment(&holder, &batch.id), &assignment);
     let late = Assignment { outcome: Some(committed()), ..assignment };
     store.set(keys::assignment(&former, &batch.id), &late);

@@ -1,5 +1,6 @@
 //! The suite for [`crate::Log`]. Each function is one property and panics, with the property, where it is broken.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use futures::StreamExt;
 use windrow_protocol::cut::Lookup;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
+use super::Property;
 use crate::log::{Append, Log, LogError, NewTopic, Record};
 
 /// How long a topic may take to appear, vanish or get a leader.
@@ -14,16 +16,35 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const P0: PartitionId = PartitionId(0);
 
-/// Runs every property on topics whose names begin with `prefix`, which must be unused.
-pub async fn all(log: &dyn Log, prefix: &str) {
-    let topic = |name: &str| TopicName::new(format!("{prefix}-{name}")).expect("a topic name");
-    records_come_back_as_they_were(log, &topic("exact")).await;
-    look_ups_find_the_first_record_at_or_after_a_time(log, &topic("times")).await;
-    empty_partitions_answer(log, &topic("empty")).await;
-    many_partitions_are_asked_in_one_call(log, &topic("many")).await;
-    truncation_moves_the_start_and_gone_ranges_are_errors(log, &topic("truncated")).await;
-    a_topic_made_again_is_another(log, &topic("again")).await;
-    what_does_not_exist_is_said_so(log, &topic("none")).await;
+/// Every property. Each makes a topic of the name that it is given, and leaves it behind.
+pub fn properties() -> Vec<Property<dyn Log>> {
+    macro_rules! properties {
+        ($($name:ident)*) => {
+            vec![$(Property {
+                name: stringify!($name),
+                disturbs: false,
+                check: |log: Arc<dyn Log>, place| Box::pin(async move {
+                    $name(&*log, &TopicName::new(place).expect("a topic name")).await;
+                }),
+            }),*]
+        };
+    }
+    properties! {
+        records_come_back_as_they_were
+        look_ups_find_the_first_record_at_or_after_a_time
+        empty_partitions_answer
+        many_partitions_are_asked_in_one_call
+        truncation_moves_the_start_and_gone_ranges_are_errors
+        a_topic_made_again_is_another
+        what_does_not_exist_is_said_so
+    }
+}
+
+/// Checks every property on topics whose names begin with `prefix`, which must be unused.
+pub async fn all(log: Arc<dyn Log>, prefix: &str) {
+    for (i, property) in properties().iter().enumerate() {
+        property.check(log.clone(), format!("{prefix}-{i}")).await;
+    }
 }
 
 fn new_topic(name: &TopicName, partitions: i32) -> NewTopic {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 
+use super::Property;
 use crate::meta::{Compare, Event, Events, MAX_TXN_OPS, MetaError, MetaStore, Op, Txn};
 
 /// How long anything may take that does not wait for a lease.
@@ -14,18 +15,36 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The shortest lease that etcd grants by default.
 const TTL: Duration = Duration::from_secs(2);
 
-/// Runs every property. `prefix` must be unused and end with a slash.
+/// Every property. Each works under the prefix that it is given, and leaves keys behind.
+pub fn properties() -> Vec<Property<dyn MetaStore>> {
+    macro_rules! properties {
+        ($($name:ident)*) => {
+            vec![$(Property {
+                name: stringify!($name),
+                // Compaction is of the whole store.
+                disturbs: stringify!($name) == stringify!(compacted_watches_say_so),
+                check: |store, place| Box::pin(async move { $name(store, &place).await }),
+            }),*]
+        };
+    }
+    properties! {
+        revisions_tell_creation_and_change
+        lists_are_ordered_and_whole
+        transactions_are_all_or_nothing
+        leader_writes_are_fenced
+        counters_lose_nothing
+        leases_take_their_keys_with_them
+        a_kept_lease_outlives_its_ttl
+        watches_replay_and_follow
+        compacted_watches_say_so
+    }
+}
+
+/// Checks every property. `prefix` must be unused and end with a slash.
 pub async fn all(store: Arc<dyn MetaStore>, prefix: &str) {
-    let at = |name: &str| format!("{prefix}{name}/");
-    revisions_tell_creation_and_change(&*store, &at("revisions")).await;
-    lists_are_ordered_and_whole(&*store, &at("lists")).await;
-    transactions_are_all_or_nothing(&*store, &at("txn")).await;
-    leader_writes_are_fenced(&*store, &at("fence")).await;
-    counters_lose_nothing(store.clone(), &at("count")).await;
-    leases_take_their_keys_with_them(&*store, &at("lease")).await;
-    a_kept_lease_outlives_its_ttl(&*store, &at("keep")).await;
-    watches_replay_and_follow(&*store, &at("watch")).await;
-    compacted_watches_say_so(&*store, &at("compact")).await;
+    for property in properties() {
+        property.check(store.clone(), format!("{prefix}{}/", property.name)).await;
+    }
 }
 
 async fn put(store: &dyn MetaStore, key: &str, value: &str) -> i64 {
@@ -45,26 +64,26 @@ async fn next(watch: &mut futures::stream::BoxStream<'static, Result<Events, Met
 }
 
 /// A key keeps its create revision through puts and gets a new one after deletion.
-pub async fn revisions_tell_creation_and_change(store: &dyn MetaStore, prefix: &str) {
+pub async fn revisions_tell_creation_and_change(store: Arc<dyn MetaStore>, prefix: &str) {
     let key = format!("{prefix}a");
     assert_eq!(store.get(&key).await.expect("get"), None);
-    let first = put(store, &key, "1").await;
-    let second = put(store, &key, "2").await;
+    let first = put(&*store, &key, "1").await;
+    let second = put(&*store, &key, "2").await;
     let item = store.get(&key).await.expect("get").expect("the key");
     assert_eq!((item.value.as_ref(), item.create_revision, item.mod_revision), (b"2".as_slice(), first, second));
     store.txn(Txn { when: vec![], then: vec![Op::Delete { key: key.clone() }] }).await.expect("delete");
-    let third = put(store, &key, "3").await;
+    let third = put(&*store, &key, "3").await;
     assert_eq!(store.get(&key).await.expect("get").expect("the key").create_revision, third, "re-creation is creation");
 }
 
 /// A listing has all keys under the prefix in order, also beyond one page, and none beside it.
-pub async fn lists_are_ordered_and_whole(store: &dyn MetaStore, prefix: &str) {
+pub async fn lists_are_ordered_and_whole(store: Arc<dyn MetaStore>, prefix: &str) {
     let keys: Vec<String> = (0..1_300).map(|i| format!("{prefix}k{i:05}")).collect();
     for chunk in keys.chunks(MAX_TXN_OPS) {
         let then = chunk.iter().map(|key| Op::put(key.clone(), Bytes::new())).collect();
         store.txn(Txn { when: vec![], then }).await.expect("put many");
     }
-    put(store, &format!("{}z", prefix.trim_end_matches('/')), "beside").await;
+    put(&*store, &format!("{}z", prefix.trim_end_matches('/')), "beside").await;
     let listing = store.list(prefix).await.expect("list");
     let listed: Vec<&str> = listing.items.iter().map(|item| item.key.as_str()).collect();
     assert_eq!(listed, keys.iter().map(String::as_str).collect::<Vec<_>>());
@@ -75,9 +94,9 @@ pub async fn lists_are_ordered_and_whole(store: &dyn MetaStore, prefix: &str) {
 }
 
 /// Operations happen together, exactly when all conditions hold.
-pub async fn transactions_are_all_or_nothing(store: &dyn MetaStore, prefix: &str) {
+pub async fn transactions_are_all_or_nothing(store: Arc<dyn MetaStore>, prefix: &str) {
     let (a, b) = (format!("{prefix}a"), format!("{prefix}b"));
-    let revision = put(store, &a, "1").await;
+    let revision = put(&*store, &a, "1").await;
     let item = store.get(&a).await.expect("get").expect("the key");
     let cases = [
         (Compare::Absent(a.clone()), false),
@@ -104,15 +123,15 @@ pub async fn transactions_are_all_or_nothing(store: &dyn MetaStore, prefix: &str
 }
 
 /// A leader whose key was deleted and made again by another can no longer write.
-pub async fn leader_writes_are_fenced(store: &dyn MetaStore, prefix: &str) {
+pub async fn leader_writes_are_fenced(store: Arc<dyn MetaStore>, prefix: &str) {
     let (leader, data) = (format!("{prefix}leader"), format!("{prefix}data"));
-    let mine = put(store, &leader, "me").await;
+    let mine = put(&*store, &leader, "me").await;
     let write =
         |term: i64| Txn { when: vec![Compare::Created(leader.clone(), term)], then: vec![Op::put(data.clone(), "x")] };
     assert!(store.txn(write(mine)).await.expect("txn").applied);
     store.txn(Txn { when: vec![], then: vec![Op::Delete { key: leader.clone() }] }).await.expect("delete");
     assert!(!store.txn(write(mine)).await.expect("txn").applied, "nobody leads");
-    let other = put(store, &leader, "other").await;
+    let other = put(&*store, &leader, "other").await;
     assert!(!store.txn(write(mine)).await.expect("txn").applied, "another leads");
     assert!(store.txn(write(other)).await.expect("txn").applied);
 }
@@ -146,11 +165,11 @@ async fn put_leased(store: &dyn MetaStore, key: &str, lease: i64) -> Result<i64,
 }
 
 /// Keys of a lease vanish when it is revoked and when it expires; then it does not exist.
-pub async fn leases_take_their_keys_with_them(store: &dyn MetaStore, prefix: &str) {
+pub async fn leases_take_their_keys_with_them(store: Arc<dyn MetaStore>, prefix: &str) {
     for revoke in [true, false] {
         let lease = store.grant(TTL).await.expect("a lease");
         let key = format!("{prefix}{revoke}");
-        let revision = put_leased(store, &key, lease).await.expect("put");
+        let revision = put_leased(&*store, &key, lease).await.expect("put");
         assert_eq!(store.get(&key).await.expect("get").expect("the key").lease, lease);
         let mut watch = store.watch(prefix, revision + 1);
         if revoke {
@@ -161,17 +180,17 @@ pub async fn leases_take_their_keys_with_them(store: &dyn MetaStore, prefix: &st
         assert_eq!(store.get(&key).await.expect("get"), None);
         assert_eq!(store.keep_alive(lease).await, Err(MetaError::NoLease(lease)));
         assert!(
-            matches!(put_leased(store, &key, lease).await, Err(MetaError::NoLease(_))),
+            matches!(put_leased(&*store, &key, lease).await, Err(MetaError::NoLease(_))),
             "nothing binds to a gone lease"
         );
     }
 }
 
 /// A renewed lease lives longer than it was granted for.
-pub async fn a_kept_lease_outlives_its_ttl(store: &dyn MetaStore, prefix: &str) {
+pub async fn a_kept_lease_outlives_its_ttl(store: Arc<dyn MetaStore>, prefix: &str) {
     let (kept, left) = (store.grant(TTL).await.expect("a lease"), store.grant(TTL).await.expect("a lease"));
-    let revision = put_leased(store, &format!("{prefix}kept"), kept).await.expect("put");
-    put_leased(store, &format!("{prefix}left"), left).await.expect("put");
+    let revision = put_leased(&*store, &format!("{prefix}kept"), kept).await.expect("put");
+    put_leased(&*store, &format!("{prefix}left"), left).await.expect("put");
     let mut watch = store.watch(prefix, revision + 2);
     let expiry = next(&mut watch);
     tokio::pin!(expiry);
@@ -190,9 +209,9 @@ pub async fn a_kept_lease_outlives_its_ttl(store: &dyn MetaStore, prefix: &str) 
 }
 
 /// A watch shows what happened since a revision, then what happens; a transaction's changes come together.
-pub async fn watches_replay_and_follow(store: &dyn MetaStore, prefix: &str) {
-    let first = put(store, &format!("{prefix}a"), "1").await;
-    put(store, &format!("{prefix}a"), "2").await;
+pub async fn watches_replay_and_follow(store: Arc<dyn MetaStore>, prefix: &str) {
+    let first = put(&*store, &format!("{prefix}a"), "1").await;
+    put(&*store, &format!("{prefix}a"), "2").await;
     let mut watch = store.watch(prefix, first);
     let mut seen = Vec::new();
     while seen.len() < 2 {
@@ -205,15 +224,15 @@ pub async fn watches_replay_and_follow(store: &dyn MetaStore, prefix: &str) {
     let revision = store.txn(Txn { when: vec![], then }).await.expect("txn").revision;
     let events = next(&mut watch).await.expect("events");
     assert_eq!((events.events.len(), events.revision), (2, revision), "a transaction's changes come together");
-    put(store, &format!("{}-beside", prefix.trim_end_matches('/')), "x").await;
-    let revision = put(store, &format!("{prefix}c"), "4").await;
+    put(&*store, &format!("{}-beside", prefix.trim_end_matches('/')), "x").await;
+    let revision = put(&*store, &format!("{prefix}c"), "4").await;
     assert_eq!(next(&mut watch).await.expect("events").revision, revision, "keys beside the prefix are not seen");
 }
 
 /// A watch from a forgotten revision ends with `Compacted`, so that the watcher lists anew.
-pub async fn compacted_watches_say_so(store: &dyn MetaStore, prefix: &str) {
-    let first = put(store, &format!("{prefix}a"), "1").await;
-    let last = put(store, &format!("{prefix}a"), "2").await;
+pub async fn compacted_watches_say_so(store: Arc<dyn MetaStore>, prefix: &str) {
+    let first = put(&*store, &format!("{prefix}a"), "1").await;
+    let last = put(&*store, &format!("{prefix}a"), "2").await;
     store.compact(last).await.expect("compact");
     let mut watch = store.watch(prefix, first);
     let end = next(&mut watch).await;

@@ -103,6 +103,7 @@ fn marker(attempt: &str, files: Vec<FileEntry>) -> Marker {
         ledger: Ledger::default(),
         files,
         quarantine_reasons: vec![],
+        skipped: None,
         committed_at: Timestamp::from_millis(0),
     }
 }

@@ -57,13 +57,22 @@ pub struct RetryArgs {
     job: String,
     /// Start of the window, e.g. `20150901T050000Z` or `2015-09-01T05:00:00Z`.
     window: windrow_protocol::WindowId,
-    /// Say how many batches would be tried again, change nothing.
+    /// Say how many batches it would be, change nothing.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     server: ServerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SkipArgs {
+    #[command(flatten)]
+    window: RetryArgs,
+    /// Why; kept in the window's markers.
+    #[arg(long)]
+    reason: String,
 }
 
 /// A job in the form of its file, with its status.
@@ -233,6 +242,23 @@ pub async fn retry(args: RetryArgs) -> Result<()> {
         match batches {
             0 => format!("no batch of window {window} has failed: nothing to try again"),
             n => format!("window {window}: {} tried again{dry}", output::count(n.into(), "batch")),
+        }
+    })
+}
+
+/// `windrow skip`.
+pub async fn skip(args: SkipArgs) -> Result<()> {
+    let SkipArgs { window: RetryArgs { job, window, dry_run, output, server }, reason } = args;
+    let client = server.connect().await?;
+    let name = format!("jobs/{job}/windows/{window}");
+    let request = v1::SkipWindowRequest { name, reason, validate_only: dry_run };
+    let batches = client.windows().skip_window(request).await.map_err(said)?.into_inner().batches;
+    let value = json!({"job": job, "window": window.to_string(), "batches": batches, "dryRun": dry_run});
+    output::print(output.output, &value, &[window.to_string()], || {
+        let dry = if dry_run { " (dry run)" } else { "" };
+        match batches {
+            0 => format!("no batch of window {window} has failed: nothing to give up"),
+            n => format!("window {window}: {} given up{dry}", output::count(n.into(), "batch")),
         }
     })
 }

@@ -109,7 +109,7 @@ struct Row {
 fn past(past: &Past) -> Row {
     let (complete, plan) = (&past.complete, &past.complete.plan);
     let batch = |marker: &windrow_protocol::marker::Marker| {
-        json!({"partition": marker.plan.partition, "step": "map", "state": "committed",
+        json!({"partition": marker.plan.partition, "step": "map", "state": "committed", "skipped": marker.skipped,
             "offsets": {"start": marker.plan.read.start, "end": marker.plan.read.end},
             "rows": marker.files.iter().map(|file| file.rows).sum::<u64>(), "ledger": marker.ledger,
             "files": marker.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
@@ -117,7 +117,8 @@ fn past(past: &Past) -> Row {
     };
     let mut batches: Vec<Value> = past.partitions.iter().map(batch).collect();
     batches.push(
-        json!({"partition": null, "step": "finish", "state": "committed", "offsets": null, "rows": complete.rows,
+        json!({"partition": null, "step": "finish", "state": "committed",
+        "skipped": complete.skipped, "offsets": null, "rows": complete.rows,
         "files": complete.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
         "worker": null, "failures": null, "lastError": null}),
     );
@@ -131,9 +132,19 @@ fn past(past: &Past) -> Row {
         rows: complete.rows,
         files: files as u64,
         ledger: complete.ledger,
-        note: String::new(),
+        note: skipped(past),
         batches,
     }
+}
+
+/// What was given up of a window, and why.
+fn skipped(past: &Past) -> String {
+    let partitions = past.partitions.iter().filter_map(|marker| {
+        let reason = marker.skipped.as_ref()?;
+        Some(format!("partition {} was skipped: {reason}", marker.plan.partition))
+    });
+    let last = past.complete.skipped.iter().map(|reason| format!("the reduce was skipped: {reason}"));
+    partitions.chain(last).collect::<Vec<_>>().join("; ")
 }
 
 fn flying(window: &InFlight) -> Row {

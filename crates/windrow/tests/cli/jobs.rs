@@ -154,6 +154,33 @@ fn a_parked_batch_ends_waiting_at_once_with_its_error_and_the_way_on() {
 }
 
 #[test]
+fn a_window_that_is_given_up_completes_and_says_why() {
+    let dev = Dev::start();
+    let bad = JOB.replace("SELECT device, count(*) AS n, sum(speed) AS total", "SELECT CAST(device AS BIGINT) AS n");
+    let bad = bad.replace("FROM readings GROUP BY device ORDER BY device", "FROM readings");
+    dev.run(&["apply", "-f", dev.write("fleet.yaml", &bad).to_str().unwrap()]).ok();
+    dev.send("fleet", 2);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let wait = ["wait", "fleet", "--until", "2015-09-01T01:00:00Z", "--timeout", "60s"];
+    // Partitions fail one after the other.
+    while !dev.command(&wait).output().unwrap().status.success() {
+        assert!(Instant::now() < deadline, "all that fails is given up in time");
+        let windows = dev.run(&["get", "windows", "--job", "fleet", "-o", "json"]).json();
+        for window in windows.as_array().unwrap().iter().filter(|window| window["state"] == "failed") {
+            let window = window["window"].as_str().unwrap();
+            assert!(dev.run(&["skip", "fleet", window, "--reason", " "]).fails(1).contains("a reason has"));
+            dev.run(&["skip", "fleet", window, "--reason", "a poisoned hour", "-o", "name"]).ok();
+        }
+    }
+    assert!(dev.run(&["get", "windows", "--job", "fleet"]).ok().contains("a poisoned hour"));
+    let report = dev.run(&["verify", "fleet", "-o", "json"]).json();
+    assert_eq!(report["clean"], true, "{report}");
+    assert!(report["notes"][0].as_str().unwrap().contains("skipped: a poisoned hour"), "{report}");
+    assert!(report["ledger"]["lostOffsets"].as_u64() >= Some(1), "{report}");
+    assert!(dev.run(&["skip", "fleet", "20990101T000000Z", "--reason", "r"]).fails(1).contains("not in flight"));
+}
+
+#[test]
 fn what_is_not_there_is_said_with_exit_code_1_and_a_wrong_command_line_with_2() {
     let dev = Dev::start();
     for args in [

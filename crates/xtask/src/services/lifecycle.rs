@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::state::{Running, State};
 use super::{ALL, Service, Site, Work, ports};
 use crate::cache::Cache;
-use crate::process::{Abort, spawn_daemon, stop, tail, wait_for};
+use crate::process::{Abort, is_running, spawn_daemon, stop, tail, wait_for};
 use crate::progress::{say, timed};
 use crate::tools::{self, Tool};
 
@@ -122,6 +122,8 @@ fn launch(cache: &Cache, service: &dyn Service, abort: &Abort) -> Result<()> {
     State::update(cache, |state| drop(state.services.insert(name.to_owned(), running)))?;
     let ready = wait_for(service.ready_limit(), || match child.try_wait() {
         Ok(Some(status)) => Some(Err(anyhow!("{name} ended with {status}"))),
+        // For a moment after its start a process has no command line yet, and would be taken for another.
+        Ok(None) if !is_running(pid, &mark) => None,
         Ok(None) => service.probe(&ports).ok().map(Ok),
         Err(error) => Some(Err(error.into())),
     });
