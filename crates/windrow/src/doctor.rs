@@ -74,8 +74,7 @@ impl Checked {
 }
 
 pub async fn run(args: Args) -> Result<()> {
-    let mut doctor =
-        Doctor { disturb: args.disturb, checked: Vec::new(), progress: Progress::spinner("examining") };
+    let mut doctor = Doctor { disturb: args.disturb, checked: Vec::new(), progress: Progress::spinner("examining") };
     // What is found broken is told in the table.
     std::panic::set_hook(Box::new(|_| {}));
     let id = uuid::Uuid::new_v4().simple().to_string();
@@ -98,12 +97,8 @@ pub async fn run(args: Args) -> Result<()> {
     let Doctor { checked, progress, .. } = doctor;
     drop(progress);
     ensure!(!checked.is_empty(), "nothing to examine: give --kafka, --etcd or --store");
-    let value = |c: &Checked| {
-        json!({"part": c.part, "property": c.property, "result": c.result(), "note": c.note(), "seconds": c.seconds})
-    };
-    let row = |c: &Checked| {
-        vec![c.part.to_owned(), c.property.clone(), c.result().to_owned(), output::brief(c.note())]
-    };
+    let value = |c: &Checked| json!({"part": c.part, "property": c.property, "result": c.result(), "note": c.note(), "seconds": c.seconds});
+    let row = |c: &Checked| vec![c.part.to_owned(), c.property.clone(), c.result().to_owned(), output::brief(c.note())];
     let names: Vec<String> = checked.iter().map(|checked| checked.property.clone()).collect();
     output::print(args.output.output, &Value::Array(checked.iter().map(value).collect()), &names, || {
         output::table(&["PART", "PROPERTY", "RESULT", "NOTE"], checked.iter().map(row).collect())
@@ -152,13 +147,7 @@ impl Doctor {
         self.note("store", "what was written is read, listed, copied and deleted at once".to_owned(), seen, began);
     }
 
-    async fn check<S: ?Sized>(
-        &mut self,
-        part: &'static str,
-        property: &Property<S>,
-        service: Arc<S>,
-        place: String,
-    ) {
+    async fn check<S: ?Sized>(&mut self, part: &'static str, property: &Property<S>, service: Arc<S>, place: String) {
         let began = Instant::now();
         self.progress.say(format!("{part}: {}", property.sentence()));
         if property.disturbs && !self.disturb {
@@ -173,13 +162,7 @@ impl Doctor {
         self.note(part, property.sentence(), Some(broken), began);
     }
 
-    fn note(
-        &mut self,
-        part: &'static str,
-        property: String,
-        broken: Option<Result<(), String>>,
-        began: Instant,
-    ) {
+    fn note(&mut self, part: &'static str, property: String, broken: Option<Result<(), String>>, began: Instant) {
         self.checked.push(Checked { part, property, broken, seconds: began.elapsed().as_secs_f64() });
     }
 }

@@ -113,7 +113,7 @@ impl WindowService for Api {
             }
             Some((again, record.revision))
         });
-        let batches = self.change(again.collect()).await?;
+        let batches = self.write_batches(again.collect()).await?;
         Ok(Response::new(v1::RetryWindowResponse { batches }))
     }
 
@@ -123,7 +123,8 @@ impl WindowService for Api {
     ) -> Result<Response<v1::SkipWindowResponse>, Status> {
         let request = request.into_inner();
         if !(1..=MAX_REASON_BYTES).contains(&request.reason.trim().len()) {
-            let message = format!("a reason has 1 to {MAX_REASON_BYTES} bytes: whoever finds the gap will want to know");
+            let message =
+                format!("a reason has 1 to {MAX_REASON_BYTES} bytes: whoever finds the gap will want to know");
             return Err(invalid_field("reason", "INVALID_VALUE", message));
         }
         let (_, batches) = self.window_batches(&request.name).await?;
@@ -133,8 +134,7 @@ impl WindowService for Api {
             (BatchRecord { state, skip, failures: 0, not_before: None, ..record.value.clone() }, record.revision)
         });
         let given_up: Vec<_> = given_up.collect();
-        let batches =
-            if request.validate_only { given_up.len() as u32 } else { self.change(given_up).await? };
+        let batches = if request.validate_only { given_up.len() as u32 } else { self.write_batches(given_up).await? };
         Ok(Response::new(v1::SkipWindowResponse { batches }))
     }
 
@@ -164,7 +164,7 @@ impl Api {
 
     /// Writes batches that are still as they were seen; how many. Of very many the first: the others are left for when it
     /// is asked again.
-    async fn change(&self, batches: Vec<(BatchRecord, i64)>) -> Result<u32, Status> {
+    async fn write_batches(&self, batches: Vec<(BatchRecord, i64)>) -> Result<u32, Status> {
         let mut txn = Txn::default();
         for (batch, revision) in batches.iter().take(MAX_TXN_OPS) {
             let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
@@ -180,11 +180,7 @@ impl Api {
 
     /// The batches of a window that can run the job's spec of now when they are tried again: all of them while none has
     /// run, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
-    async fn takes_new_spec(
-        &self,
-        job: &JobRecord,
-        batches: &[Versioned<BatchRecord>],
-    ) -> Result<Vec<Part>, Status> {
+    async fn takes_new_spec(&self, job: &JobRecord, batches: &[Versioned<BatchRecord>]) -> Result<Vec<Part>, Status> {
         let waits = |record: &BatchRecord| matches!(record.state, BatchState::Failed | BatchState::Pending);
         if batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
             return Ok(batches.iter().map(|record| record.value.id.part).collect());

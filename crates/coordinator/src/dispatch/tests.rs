@@ -342,7 +342,8 @@ fn only_the_report_of_the_worker_that_holds_a_batch_counts() {
         keys::batch(&job(), at.0, at.1),
         &BatchRecord { state: BatchState::Assigned { worker: holder.clone() }, ..batch.clone() },
     );
-    let assignment = Assignment { id: batch.id.clone(), task: batch.task.clone(), spec: spec(), skip: None, outcome: None };
+    let assignment =
+        Assignment { id: batch.id.clone(), task: batch.task.clone(), spec: spec(), skip: None, outcome: None };
     store.set(keys::assignment(&holder, &batch.id), &assignment);
     let late = Assignment { outcome: Some(committed()), ..assignment };
     store.set(keys::assignment(&former, &batch.id), &late);

@@ -116,12 +116,10 @@ fn past(past: &Past) -> Row {
             "worker": null, "failures": null, "lastError": null})
     };
     let mut batches: Vec<Value> = past.partitions.iter().map(batch).collect();
-    batches.push(
-        json!({"partition": null, "step": "finish", "state": "committed",
+    batches.push(json!({"partition": null, "step": "finish", "state": "committed",
         "skipped": complete.skipped, "offsets": null, "rows": complete.rows,
         "files": complete.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
-        "worker": null, "failures": null, "lastError": null}),
-    );
+        "worker": null, "failures": null, "lastError": null}));
     let files = complete.files.len() + past.partitions.iter().map(|marker| marker.files.len()).sum::<usize>();
     Row {
         window: plan.window.id(),
