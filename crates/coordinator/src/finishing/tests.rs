@@ -1,5 +1,6 @@
 use windrow_protocol::WindowSpec;
 use windrow_protocol::cut::Cursor;
+use windrow_protocol::state::BatchState;
 
 use super::*;
 use crate::dispatch::tests::{Store, job, record, spec, window};
