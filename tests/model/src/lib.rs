@@ -8,7 +8,7 @@
 //!
 //! Not in it: the metadata store's and the object store's own faults (they are taken to be linearizable), several files
 //! of one batch (each is published by itself), the last step of a window (it commits as a partition's batch does),
-//! batches that are parked, retention, more than one revision.
+//! batches that are parked or given up, retention, more than one revision.
 
 pub mod action;
 pub mod bug;
