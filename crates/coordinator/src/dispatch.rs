@@ -14,7 +14,7 @@ use crate::{outcomes, scheduler};
 /// Conditions and operations of one write, leaving room for the leader's own condition.
 const MOST: usize = MAX_TXN_OPS - 8;
 
-/// Bytes of one write after which no more is added: an assignment holds its job's SQL, and etcd takes 1.5 MiB a request.
+/// Bytes of one write from which on no more is added: an assignment holds its job's SQL, and etcd takes 1.5 MiB a request.
 const MAX_BYTES: usize = 512 * 1024;
 
 /// The write that takes in reports and takes back what is lost; empty when there is nothing to do.
@@ -42,10 +42,9 @@ struct Settling<'a> {
 }
 
 impl Settling<'_> {
-    /// Each job's progress is one more condition and operation.
+    /// Every condition comes with one operation, and each job's progress is one more of both.
     fn is_full(&self) -> bool {
-        let most = self.write.when.len().max(self.write.then.len()) + self.progress.len() + 4;
-        most > MOST || self.bytes > MAX_BYTES
+        self.write.when.len() + self.progress.len() + 4 > MOST || self.bytes > MAX_BYTES
     }
 
     fn report(&mut self, key: &str, assignment: &Versioned<Assignment>, outcome: &Outcome, now: Timestamp) {
@@ -127,7 +126,7 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     let jobs = view.jobs.values().filter(|job| job.value.paused.is_none() && !job.value.deleting);
     let waiting = jobs.map(|job| runnable(view, &job.value.name, now).take(room as usize).collect()).collect();
     for (batch, worker) in scheduler::solve(scheduler::Problem { free, waiting }) {
-        if write.when.len() + 3 > MOST || bytes > MAX_BYTES {
+        if write.when.len() + 3 > MOST || bytes >= MAX_BYTES {
             break;
         }
         let Some(holder) = view.workers.get(&worker) else { continue };
@@ -199,4 +198,4 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

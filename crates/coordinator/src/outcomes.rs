@@ -127,7 +127,7 @@ mod tests {
         let first = lost(&batch(0), &worker, 5, now);
         assert_eq!((&first.state, first.losses, first.failures, first.not_before), (&BatchState::Pending, 1, 0, None));
         let mut again = first;
-        let losses = (1..).find(|_| {
+        let losses = (1..100).find(|_| {
             again = lost(&again, &worker, 5, now);
             again.state == BatchState::Failed
         });
