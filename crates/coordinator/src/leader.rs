@@ -52,7 +52,7 @@ async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &Cancel
         return Ok(lease.revoke().await?);
     }
     tracing::info!(id = settings.id, "leading");
-    let mut leader = Leader { parts, settings, term: won.revision, looks: Looks::default() };
+    let leader = Leader { parts, settings, term: won.revision };
     let result = tokio::select! {
         biased;
         () = lease.lost() => Err(TickError::NotLeading),
@@ -69,13 +69,13 @@ struct Leader<'a> {
     settings: &'a Settings,
     /// Create revision of this leader's key: what all its writes compare.
     term: i64,
-    looks: Looks,
 }
 
 impl Leader<'_> {
-    async fn lead(&mut self) -> Result<(), TickError> {
+    async fn lead(&self) -> Result<(), TickError> {
+        let mut looks = Looks::default();
         loop {
-            match self.follow().await {
+            match self.follow(&mut looks).await {
                 Err(TickError::NotLeading) => return Err(TickError::NotLeading),
                 Err(error) => tracing::warn!(%error, "looking at everything anew"),
                 Ok(()) => {}
@@ -85,19 +85,23 @@ impl Leader<'_> {
     }
 
     /// Leads by one mirror until that ends.
-    async fn follow(&mut self) -> Result<(), TickError> {
+    async fn follow(&self, looks: &mut Looks) -> Result<(), TickError> {
         let clock = self.parts.clock.clone();
         let mut mirror = Mirror::load(self.parts.meta.clone(), clock.clone()).await?;
         loop {
             self.dispatch(&mut mirror).await?;
             self.remove_deleted(&mut mirror).await?;
-            self.looks.begin(self.parts, mirror.view(), self.settings.max_in_flight);
+            looks.begin(self.parts, mirror.view(), self.settings.max_in_flight);
             let now = clock.elapsed();
-            let pause = self.looks.next_due(now + self.settings.tick).saturating_sub(now);
+            let pause = looks.next_due(now + self.settings.tick).saturating_sub(now);
             tokio::select! {
                 // Changes without end keep no look waiting.
                 biased;
-                (job, looked) = self.looks.next() => self.take(job, looked, &mut mirror).await?,
+                (job, looked) = looks.next() => {
+                    let has_more = self.take(&job, looked, &mut mirror).await?;
+                    let pause = if has_more { Duration::ZERO } else { self.settings.tick };
+                    looks.again(job, clock.elapsed() + pause);
+                }
                 changed = mirror.changed() => changed?,
                 () = clock.sleep(pause) => {}
             }
@@ -124,24 +128,21 @@ impl Leader<'_> {
         Ok(())
     }
 
-    /// Takes in what came of a look at a job.
+    /// Takes in what came of a look at a job; whether there may be more to cut at once.
     async fn take(
-        &mut self,
-        name: JobName,
+        &self,
+        name: &JobName,
         looked: Result<Looked, TickError>,
         mirror: &mut Mirror,
-    ) -> Result<(), TickError> {
-        let has_more = match looked {
-            Ok(looked) => self.plan(looked, mirror).await?,
+    ) -> Result<bool, TickError> {
+        match looked {
+            Ok(looked) => self.plan(looked, mirror).await,
             Err(TickError::Log(error)) => {
                 tracing::warn!(job = %name, %error, "job could not be planned now");
-                false
+                Ok(false)
             }
-            Err(error) => return Err(error),
-        };
-        let pause = if has_more { Duration::ZERO } else { self.settings.tick };
-        self.looks.again(name, self.parts.clock.elapsed() + pause);
-        Ok(())
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes if this replica still leads and nothing of what was seen has changed. The revision of the write, or `None`
