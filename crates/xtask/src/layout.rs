@@ -48,6 +48,9 @@ pub fn check() -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { bail!("the layout does not hold:\n  {}", wrong.join("\n  ")) }
 }
 
+/// Test packages that stand in for a library's service, so that they implement its traits.
+const FAKES: [(&str, &str); 1] = [("windrow-sim", "object_store")];
+
 fn dependencies(crates: &Crates) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, dependencies) in crates {
@@ -55,7 +58,8 @@ fn dependencies(crates: &Crates) -> Vec<String> {
             wrong.push(format!("{name} says nothing about what is in it: name it after what it is for"));
         }
         for (library, owner) in OWNED {
-            if dependencies.contains(library) && name != owner {
+            let is_fake = FAKES.contains(&(name.as_str(), library));
+            if dependencies.contains(library) && name != owner && !is_fake {
                 wrong.push(format!("{name} depends on {library}: only {owner} may; go through its types"));
             }
         }
