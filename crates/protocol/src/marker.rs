@@ -70,6 +70,9 @@ pub struct Complete {
 pub struct Input {
     pub partition: PartitionId,
     pub attempt: AttemptId,
+    /// Its marker's [`Marker::skipped`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
 }
 
 /// Either kind of marker, as far as committing and publishing care.

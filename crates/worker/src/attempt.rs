@@ -255,7 +255,8 @@ impl Run<'_> {
             let missing = || AttemptError::Retry(format!("marker {path} of a committed batch is not there"));
             let marker = store.read_marker::<Marker>(&path).await?.ok_or_else(missing)?;
             ledger = ledger.plus(&marker.ledger);
-            inputs.push(Input { partition: *partition, attempt: marker.attempt.clone() });
+            let (attempt, skipped) = (marker.attempt.clone(), marker.skipped.clone());
+            inputs.push(Input { partition: *partition, attempt, skipped });
             let folder = format!("{}/", paths::dataset(&self.id.job, self.result()));
             let results: Vec<FileEntry> =
                 marker.files.into_iter().filter(|file| file.path.starts_with(&folder)).collect();

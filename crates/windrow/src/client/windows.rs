@@ -137,9 +137,9 @@ fn past(past: &Past) -> Row {
 
 /// What was given up of a window, and why.
 fn skipped(past: &Past) -> String {
-    let partitions = past.partitions.iter().filter_map(|marker| {
-        let reason = marker.skipped.as_ref()?;
-        Some(format!("partition {} was skipped: {reason}", marker.plan.partition))
+    let partitions = past.complete.inputs.iter().filter_map(|input| {
+        let reason = input.skipped.as_ref()?;
+        Some(format!("partition {} was skipped: {reason}", input.partition))
     });
     let last = past.complete.skipped.iter().map(|reason| format!("the reduce was skipped: {reason}"));
     partitions.chain(last).collect::<Vec<_>>().join("; ")
