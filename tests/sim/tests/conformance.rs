@@ -11,7 +11,7 @@ use windrow_sim::meta::SimMeta;
 #[tokio::test]
 async fn the_log_is_one() {
     let log: Arc<dyn Log> = Arc::new(SimLog::default());
-    conformance::log::all(&*log, "sim").await;
+    conformance::log::all(log, "sim").await;
 }
 
 /// In real time, because the suite waits for leases by the machine's clock: some seconds.
