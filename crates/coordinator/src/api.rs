@@ -5,6 +5,7 @@ mod cluster;
 mod jobs;
 mod partitions;
 mod topic;
+pub(crate) use topic::refusals;
 mod windows;
 
 use tokio_util::sync::CancellationToken;

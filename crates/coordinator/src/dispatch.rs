@@ -14,12 +14,12 @@ use crate::{outcomes, scheduler};
 /// Conditions and operations of one write, leaving room for the leader's own condition.
 const MOST: usize = MAX_TXN_OPS - 8;
 
-/// Bytes of one write after which no more is added: an assignment holds its job's SQL, and etcd takes 1.5 MiB a request.
+/// Bytes of one write from which on no more is added: an assignment holds its job's SQL, and etcd takes 1.5 MiB a request.
 const MAX_BYTES: usize = 512 * 1024;
 
 /// The write that takes in reports and takes back what is lost; empty when there is nothing to do.
 pub fn settle(view: &View, now: Timestamp) -> Write {
-    let mut settling = Settling { view, write: Write::default(), progress: BTreeMap::new() };
+    let mut settling = Settling { view, write: Write::default(), bytes: 0, progress: BTreeMap::new() };
     for (key, assignment) in &view.assignments {
         if settling.is_full() {
             break;
@@ -35,14 +35,16 @@ pub fn settle(view: &View, now: Timestamp) -> Write {
 struct Settling<'a> {
     view: &'a View,
     write: Write,
+    /// Of the values that it puts.
+    bytes: usize,
     /// Windows that are complete by this write.
     progress: BTreeMap<JobName, u64>,
 }
 
 impl Settling<'_> {
-    /// Each job's progress is one more condition and operation.
+    /// Every condition comes with one operation, and each job's progress is one more of both.
     fn is_full(&self) -> bool {
-        self.write.when.len() + self.progress.len() + 4 > MOST || self.write.then.len() + self.progress.len() + 4 > MOST
+        self.write.when.len() + self.progress.len() + 4 > MOST || self.bytes > MAX_BYTES
     }
 
     fn report(&mut self, key: &str, assignment: &Versioned<Assignment>, outcome: &Outcome, now: Timestamp) {
@@ -69,7 +71,7 @@ impl Settling<'_> {
                 let prefix = format!("{}{}/", keys::batches(&id.job), id.window);
                 self.write.then.push(Op::DeletePrefix { prefix });
             }
-            _ => self.write.then.push(Op::put(key, encode(&after))),
+            _ => self.put(key, &after),
         }
     }
 
@@ -87,10 +89,16 @@ impl Settling<'_> {
                     let back = outcomes::lost(&batch.value, worker, spec.map_or(1, |spec| spec.max_attempts), now);
                     let key = keys::batch(job, at.0, at.1);
                     self.write.when.push(Compare::Modified(key.clone(), batch.revision));
-                    self.write.then.push(Op::put(key, encode(&back)));
+                    self.put(key, &back);
                 }
             }
         }
+    }
+
+    fn put(&mut self, key: String, batch: &BatchRecord) {
+        let value = encode(batch);
+        self.bytes += value.len();
+        self.write.then.push(Op::put(key, value));
     }
 
     fn finish(mut self) -> Write {
@@ -118,7 +126,7 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     let jobs = view.jobs.values().filter(|job| job.value.paused.is_none() && !job.value.deleting);
     let waiting = jobs.map(|job| runnable(view, &job.value.name, now).take(room as usize).collect()).collect();
     for (batch, worker) in scheduler::solve(scheduler::Problem { free, waiting }) {
-        if write.when.len() + 3 > MOST || bytes > MAX_BYTES {
+        if write.when.len() + 3 > MOST || bytes >= MAX_BYTES {
             break;
         }
         let Some(holder) = view.workers.get(&worker) else { continue };
@@ -173,6 +181,10 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
     let assigned = BatchRecord { state: BatchState::Assigned { worker: worker.id.clone() }, ..record.clone() };
     let key = keys::batch(&record.id.job, record.id.window, record.id.part);
     let assignment_key = keys::assignment(&worker.id, &record.id);
+    // The worker still has one of this name, of a job that was deleted and made anew: it goes with that one's end.
+    if view.assignments.contains_key(&assignment_key) {
+        return 0;
+    }
     write.when.extend([
         Compare::Modified(key.clone(), batch.revision),
         Compare::Modified(keys::worker(&worker.id), revision),
@@ -186,4 +198,4 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,6 +15,9 @@ use crate::view::{View, encode};
 /// Last steps that are planned at a time.
 const MOST: usize = 40;
 
+/// Bytes of plans in one write, after which no more is added.
+const MAX_BYTES: usize = 512 * 1024;
+
 /// Windows in flight that began with another spec than the job's now, with its hash and generation.
 pub fn pinned(view: &View, job: &JobRecord) -> BTreeMap<WindowId, (String, u64)> {
     let now = job.spec.hash();
@@ -60,7 +63,13 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
         return write;
     }
     let pinned = pinned(view, job);
+    let (mut through, mut bytes) = (through, 0);
     for mut plan in plans {
+        // A plan names every partition, and etcd takes 1.5 MiB a request.
+        if bytes > MAX_BYTES {
+            through = plan.window.start;
+            break;
+        }
         if let Some((spec_hash, generation)) = pinned.get(&plan.window.id()) {
             (plan.spec_hash, plan.generation) = (spec_hash.clone(), *generation);
         }
@@ -70,7 +79,9 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
         let task = Task::Finish(plan);
         let record = BatchRecord::new(id, task);
         write.when.push(Compare::Absent(key.clone()));
-        write.then.push(Op::put(key, encode(&record)));
+        let value = encode(&record);
+        bytes += value.len();
+        write.then.push(Op::put(key, value));
     }
     let next = Progress { finish_planned_through: through, ..progress.value.clone() };
     write.when.push(Compare::Modified(progress_key.clone(), progress.revision));
@@ -158,56 +169,4 @@ pub fn by_window<'a>(parts: impl Iterator<Item = &'a (WindowId, Part)>) -> BTree
 }
 
 #[cfg(test)]
-mod tests {
-    use windrow_protocol::WindowSpec;
-
-    use super::*;
-
-    fn at(hour: i64) -> Timestamp {
-        Timestamp::from_millis(hour * 3_600_000)
-    }
-
-    /// Hour, until, windows and partitions of a step.
-    type Planned = (i64, i64, u64, Vec<i32>);
-
-    fn planned(from: i64, through: i64, batches: &[(i64, i32)]) -> (Vec<Planned>, Timestamp) {
-        let calendar = WindowSpec::new("1h".parse().unwrap(), "UTC").calendar().unwrap();
-        let parts: Vec<_> = batches.iter().map(|(h, p)| (WindowId(at(*h)), Part::Partition(PartitionId(*p)))).collect();
-        let sealed = Sealed {
-            calendar: &calendar,
-            topic: TopicName::new("t").unwrap(),
-            topic_id: TopicId::new("i").unwrap(),
-            spec_hash: String::new(),
-            generation: 1,
-            from: at(from),
-            through: at(through),
-            partitions: [PartitionId(0), PartitionId(1)].into(),
-            batches: by_window(parts.iter()),
-        };
-        let (plans, through) = plan(&sealed);
-        let hours = |t: Timestamp| t.micros() / 3_600_000_000;
-        let plans = plans
-            .into_iter()
-            .map(|p| (hours(p.window.start), hours(p.until), p.windows, p.partitions.iter().map(|p| p.0).collect()))
-            .collect();
-        (plans, through)
-    }
-
-    #[test]
-    fn each_sealed_window_has_one_step_and_empty_runs_are_one() {
-        let (plans, through) = planned(2, 9, &[(3, 0), (3, 1), (4, 1), (9, 0)]);
-        assert_eq!(plans, [(2, 3, 1, vec![]), (3, 4, 1, vec![0, 1]), (4, 5, 1, vec![1]), (5, 9, 4, vec![])]);
-        assert_eq!(through, at(9));
-    }
-
-    #[test]
-    fn nothing_is_planned_before_all_partitions_are_sealed() {
-        assert_eq!(planned(3, 3, &[(3, 0)]), (vec![], at(3)));
-    }
-
-    #[test]
-    fn a_gap_of_a_thousand_years_is_one_step() {
-        let (plans, _) = planned(0, 8_766_000, &[(0, 0)]);
-        assert_eq!(plans[1], (1, 8_766_000, 8_765_999, vec![]));
-    }
-}
+mod tests;

@@ -1,28 +1,24 @@
 //! Campaigning, and what a leader does over and over: dispatch batches whenever something changes, and look into the log
-//! once a tick, or at once again while there is a backlog to cut.
+//! once a tick for each job, or at once again while there is a backlog to cut.
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
+use windrow_ports::MetaError;
 use windrow_ports::lease::HeldLease;
-use windrow_ports::log::TopicInfo;
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
-use windrow_ports::{LogError, MetaError};
-use windrow_protocol::state::{JobRecord, LeaderRecord, keys};
-use windrow_protocol::{JobName, TopicName};
+use windrow_protocol::JobName;
+use windrow_protocol::state::{LeaderRecord, keys};
 
+use crate::looks::{Looked, Looks};
 use crate::mirror::Mirror;
-use crate::planner::{Planner, Silence, Write};
+use crate::planner::Write;
 use crate::view::{Versioned, encode};
 use crate::{Parts, Settings, TickError, dispatch, finishing};
 
 /// Transactions in flight at a time.
 const CONCURRENCY: usize = 4;
-
-/// How long what is known of a topic is taken for true. Workers check a topic's id again before they read.
-const TOPIC_TTL: Duration = Duration::from_secs(1);
 
 /// Runs until shutdown: campaigns, leads, and campaigns again when leadership is lost.
 pub async fn run(parts: Parts, settings: Settings, shutdown: CancellationToken) {
@@ -56,8 +52,7 @@ async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &Cancel
         return Ok(lease.revoke().await?);
     }
     tracing::info!(id = settings.id, "leading");
-    let mut leader =
-        Leader { parts, settings, term: won.revision, silence: Silence::default(), topics: HashMap::new() };
+    let leader = Leader { parts, settings, term: won.revision };
     let result = tokio::select! {
         biased;
         () = lease.lost() => Err(TickError::NotLeading),
@@ -74,15 +69,13 @@ struct Leader<'a> {
     settings: &'a Settings,
     /// Create revision of this leader's key: what all its writes compare.
     term: i64,
-    silence: Silence,
-    /// What is known of topics, and since when.
-    topics: HashMap<TopicName, (Duration, TopicInfo)>,
 }
 
 impl Leader<'_> {
-    async fn lead(&mut self) -> Result<(), TickError> {
+    async fn lead(&self) -> Result<(), TickError> {
+        let mut looks = Looks::default();
         loop {
-            match self.follow().await {
+            match self.follow(&mut looks).await {
                 Err(TickError::NotLeading) => return Err(TickError::NotLeading),
                 Err(error) => tracing::warn!(%error, "looking at everything anew"),
                 Ok(()) => {}
@@ -92,22 +85,23 @@ impl Leader<'_> {
     }
 
     /// Leads by one mirror until that ends.
-    async fn follow(&mut self) -> Result<(), TickError> {
+    async fn follow(&self, looks: &mut Looks) -> Result<(), TickError> {
         let clock = self.parts.clock.clone();
         let mut mirror = Mirror::load(self.parts.meta.clone(), clock.clone()).await?;
-        let mut next_look = Duration::ZERO;
         loop {
             self.dispatch(&mut mirror).await?;
-            if clock.elapsed() >= next_look {
-                if self.plan_all(&mut mirror).await? {
-                    continue;
-                }
-                next_look = clock.elapsed() + self.settings.tick;
-            }
-            let pause = next_look.saturating_sub(clock.elapsed());
+            self.remove_deleted(&mut mirror).await?;
+            looks.begin(self.parts, mirror.view(), self.settings.max_in_flight);
+            let now = clock.elapsed();
+            let pause = looks.next_due(now + self.settings.tick).saturating_sub(now);
             tokio::select! {
-                // Changes without end keep nothing waiting: the time of the next look is compared above.
+                // Changes without end keep no look waiting.
                 biased;
+                (job, looked) = looks.next() => {
+                    let has_more = self.take(&job, looked, &mut mirror).await?;
+                    let pause = if has_more { Duration::ZERO } else { self.settings.tick };
+                    looks.again(job, clock.elapsed() + pause);
+                }
                 changed = mirror.changed() => changed?,
                 () = clock.sleep(pause) => {}
             }
@@ -134,25 +128,21 @@ impl Leader<'_> {
         Ok(())
     }
 
-    /// One step of each job; whether any has more to cut at once.
-    async fn plan_all(&mut self, mirror: &mut Mirror) -> Result<bool, TickError> {
-        let jobs: Vec<Versioned<JobRecord>> = mirror.view().jobs.values().cloned().collect();
-        let mut more = false;
-        for Versioned { value: job, revision } in jobs {
-            if job.deleting {
-                self.remove(&job, revision).await?;
-            } else if job.paused.is_none() {
-                // One job's trouble must not keep the others waiting.
-                match self.plan(&job, revision, mirror).await {
-                    Ok(cut) => more |= cut,
-                    Err(TickError::Log(error)) => {
-                        tracing::warn!(job = %job.name, %error, "job could not be planned now");
-                    }
-                    Err(error) => return Err(error),
-                }
+    /// Takes in what came of a look at a job; whether there may be more to cut at once.
+    async fn take(
+        &self,
+        name: &JobName,
+        looked: Result<Looked, TickError>,
+        mirror: &mut Mirror,
+    ) -> Result<bool, TickError> {
+        match looked {
+            Ok(looked) => self.plan(looked, mirror).await,
+            Err(TickError::Log(error)) => {
+                tracing::warn!(job = %name, %error, "job could not be planned now");
+                Ok(false)
             }
+            Err(error) => Err(error),
         }
-        Ok(more)
     }
 
     /// Writes if this replica still leads and nothing of what was seen has changed. The revision of the write, or `None`
@@ -172,9 +162,13 @@ impl Leader<'_> {
         }
     }
 
-    /// Writes many as few transactions, and waits until the mirror shows them; whether all were done.
-    async fn write_all(&self, writes: Vec<Write>, mirror: &mut Mirror) -> Result<bool, TickError> {
-        let done = futures::stream::iter(join(writes).into_iter().map(|write| self.write(write)));
+    /// Writes many as few transactions, each under one more condition, and waits until the mirror shows them; whether all were done.
+    async fn write_all(&self, writes: Vec<Write>, guard: &Compare, mirror: &mut Mirror) -> Result<bool, TickError> {
+        let joined = join(writes).into_iter().map(|mut write| {
+            write.when.push(guard.clone());
+            self.write(write)
+        });
+        let done = futures::stream::iter(joined.collect::<Vec<_>>());
         let revisions: Vec<Option<i64>> = done.buffer_unordered(CONCURRENCY).try_collect().await?;
         if revisions.iter().all(Option::is_some) {
             mirror.reach(revisions.into_iter().flatten().max().unwrap_or(0)).await?;
@@ -184,18 +178,33 @@ impl Leader<'_> {
         Ok(false)
     }
 
-    async fn remove(&self, job: &JobRecord, revision: i64) -> Result<(), TickError> {
-        let then = vec![
-            Op::DeletePrefix { prefix: keys::cursors(&job.name) },
-            Op::DeletePrefix { prefix: keys::batches(&job.name) },
-            Op::DeletePrefix { prefix: keys::specs(&job.name) },
-            Op::Delete { key: keys::progress(&job.name) },
-            Op::Delete { key: keys::problem(&job.name) },
-            Op::Delete { key: keys::job(&job.name) },
-        ];
-        // Not a job of the same name that was made meanwhile.
-        let when = vec![Compare::Modified(keys::job(&job.name), revision)];
-        self.write(Write { when, then }).await.map(drop)
+    /// Removes the keys of jobs that are being deleted.
+    async fn remove_deleted(&self, mirror: &mut Mirror) -> Result<(), TickError> {
+        let deleting = mirror.view().jobs.values().filter(|job| job.value.deleting);
+        let jobs: Vec<(JobName, i64)> = deleting.map(|job| (job.value.name.clone(), job.revision)).collect();
+        for (job, revision) in jobs {
+            // What workers have of it first, so that they stop.
+            let theirs = mirror.view().assignments.iter().filter(|(_, assignment)| assignment.value.id.job == job);
+            let mut then: Vec<Op> =
+                theirs.take(MAX_TXN_OPS / 2).map(|(key, _)| Op::Delete { key: key.clone() }).collect();
+            if then.len() < MAX_TXN_OPS / 2 {
+                then.extend([
+                    Op::DeletePrefix { prefix: keys::cursors(&job) },
+                    Op::DeletePrefix { prefix: keys::batches(&job) },
+                    Op::DeletePrefix { prefix: keys::specs(&job) },
+                    Op::Delete { key: keys::progress(&job) },
+                    Op::Delete { key: keys::problem(&job) },
+                    Op::Delete { key: keys::job(&job) },
+                ]);
+            }
+            // Not a job of the same name that was made meanwhile.
+            let when = vec![Compare::Modified(keys::job(&job), revision)];
+            match self.write(Write { when, then }).await? {
+                Some(revision) => mirror.reach(revision).await?,
+                None => mirror.reload().await?,
+            }
+        }
+        Ok(())
     }
 
     /// Notes what keeps a job from going on, or that nothing does any more.
@@ -221,62 +230,19 @@ impl Leader<'_> {
         self.write(Write { when, then: vec![op] }).await.map(drop)
     }
 
-    async fn topic(&mut self, name: &TopicName) -> Result<Option<TopicInfo>, LogError> {
-        let now = self.parts.clock.elapsed();
-        if let Some((seen, topic)) = self.topics.get(name)
-            && now.saturating_sub(*seen) < TOPIC_TTL
-        {
-            return Ok(Some(topic.clone()));
-        }
-        self.topics.remove(name);
-        match self.parts.log.topic(name).await {
-            Ok(topic) => {
-                self.topics.insert(name.clone(), (now, topic.clone()));
-                Ok(Some(topic))
-            }
-            Err(LogError::NoTopic(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// One step of a job: cuts a window, or a run of empty ones, of each partition that has one to cut, and plans the
-    /// last steps of windows. Whether there may be more to cut at once.
-    async fn plan(&mut self, job: &JobRecord, revision: i64, mirror: &mut Mirror) -> Result<bool, TickError> {
-        // A topic that is not there may come: the job waits for it.
-        let Some(topic) = self.topic(&job.spec.source.topic).await? else { return Ok(false) };
-        let cursors = mirror.view().cursors.get(&job.name).cloned().unwrap_or_default();
-        let other = cursors.values().find(|cursor| cursor.value.topic_id != topic.id);
-        let problem = other.map(|other| {
-            format!(
-                "topic {} was deleted and made again (it was {}, it is {}); delete the job and apply it anew to read \
-                 the new topic",
-                job.spec.source.topic, other.value.topic_id, topic.id
-            )
-        });
-        let (calendar, problem) = match (job.spec.window.calendar(), problem) {
-            (Ok(calendar), None) => (Some(calendar), None),
-            (Ok(_), problem) => (None, problem),
-            (Err(error), _) => (None, Some(error.to_string())),
-        };
+    /// Writes what a look at a job has found, and plans the last steps of windows. Whether there may be more to cut at
+    /// once.
+    async fn plan(&self, looked: Looked, mirror: &mut Mirror) -> Result<bool, TickError> {
+        let Looked { job: Versioned { value: job, revision }, topic, calendar, problem, writes } = looked;
         let noted = mirror.view().problems.get(&job.name).cloned();
         self.note_problem(&job.name, revision, problem, noted).await?;
-        let Some(calendar) = calendar else { return Ok(false) };
-        let progress = mirror.view().progress.get(&job.name).map(|progress| progress.value.clone());
-        let planner = Planner {
-            parts: self.parts,
-            job,
-            calendar: calendar.clone(),
-            topic: topic.clone(),
-            cursors,
-            progress,
-            pinned: finishing::pinned(mirror.view(), job),
-            in_flight: mirror.view().batches.get(&job.name).map_or(0, BTreeMap::len),
-            max_in_flight: self.settings.max_in_flight,
-        };
-        let writes = planner.step(&mut self.silence).await?;
-        let cut = !writes.is_empty() && self.write_all(writes, mirror).await?;
-        let write = finishing::step(mirror.view(), job, &calendar, &topic);
+        let (Some(topic), Some(calendar)) = (topic, calendar) else { return Ok(false) };
+        // A job may be deleted, and made anew, while it is looked at.
+        let unchanged = Compare::Modified(keys::job(&job.name), revision);
+        let cut = !writes.is_empty() && self.write_all(writes, &unchanged, mirror).await?;
+        let mut write = finishing::step(mirror.view(), &job, &calendar, &topic);
         if !write.then.is_empty() {
+            write.when.push(unchanged);
             match self.write(write).await? {
                 Some(revision) => mirror.reach(revision).await?,
                 None => mirror.reload().await?,
@@ -291,10 +257,10 @@ fn join(writes: Vec<Write>) -> Vec<Write> {
     let mut joined: Vec<Write> = Vec::new();
     for write in writes {
         match joined.last_mut() {
-            // One condition is the leader's own.
+            // Two conditions are the leader's own and the guard.
             Some(last)
                 if last.then.len() + write.then.len() <= MAX_TXN_OPS
-                    && last.when.len() + write.when.len() < MAX_TXN_OPS =>
+                    && last.when.len() + write.when.len() + 2 <= MAX_TXN_OPS =>
             {
                 last.when.extend(write.when);
                 last.then.extend(write.then);

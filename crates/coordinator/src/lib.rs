@@ -9,6 +9,7 @@ pub mod api;
 mod dispatch;
 mod finishing;
 mod leader;
+mod looks;
 mod mirror;
 mod outcomes;
 mod planner;

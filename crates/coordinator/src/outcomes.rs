@@ -26,9 +26,7 @@ pub fn after(batch: &BatchRecord, outcome: &Outcome, max_attempts: u32, now: Tim
             batch.failures += 1;
             batch.last_error = Some(error.clone());
             if *retryable && batch.failures < max_attempts {
-                let pause_s =
-                    FIRST_PAUSE_S.checked_shl(batch.failures - 1).unwrap_or(LONGEST_PAUSE_S).min(LONGEST_PAUSE_S);
-                batch.not_before = Some(now.plus_micros(Length::from_secs(pause_s).micros()));
+                batch.not_before = Some(now.plus_micros(pause(batch.failures).micros()));
                 batch.state = BatchState::Pending;
             } else {
                 batch.state = BatchState::Failed;
@@ -42,12 +40,20 @@ pub fn after(batch: &BatchRecord, outcome: &Outcome, max_attempts: u32, now: Tim
 /// that takes one worker after the other with it must stop: twice `max_attempts` losses park it.
 pub fn lost(batch: &BatchRecord, worker: &WorkerId, max_attempts: u32, now: Timestamp) -> BatchRecord {
     let error = format!("worker {worker} ended, or lost its lease, while it had the batch");
-    let failed = Outcome::Failed { error, retryable: true };
-    let mut after = after(batch, &failed, max_attempts.saturating_mul(2), now);
-    if batch.failures == 0 {
-        after.not_before = None;
+    let mut after = BatchRecord { losses: batch.losses + 1, last_error: Some(error), ..batch.clone() };
+    if after.losses >= max_attempts.saturating_mul(2) {
+        after.state = BatchState::Failed;
+    } else {
+        after.state = BatchState::Pending;
+        after.not_before = (batch.losses > 0).then(|| now.plus_micros(pause(batch.losses).micros()));
     }
     after
+}
+
+/// The pause after so many failures, at least one.
+fn pause(failures: u32) -> Length {
+    let seconds = FIRST_PAUSE_S.checked_shl(failures - 1).unwrap_or(LONGEST_PAUSE_S);
+    Length::from_secs(seconds.clamp(FIRST_PAUSE_S, LONGEST_PAUSE_S))
 }
 
 #[cfg(test)]
@@ -119,9 +125,9 @@ mod tests {
     fn a_batch_that_takes_worker_after_worker_with_it_is_parked() {
         let (worker, now) = (WorkerId::new("w").unwrap(), Timestamp::from_millis(0));
         let first = lost(&batch(0), &worker, 5, now);
-        assert_eq!((&first.state, first.failures, first.not_before), (&BatchState::Pending, 1, None));
+        assert_eq!((&first.state, first.losses, first.failures, first.not_before), (&BatchState::Pending, 1, 0, None));
         let mut again = first;
-        let losses = (1..).find(|_| {
+        let losses = (1..100).find(|_| {
             again = lost(&again, &worker, 5, now);
             again.state == BatchState::Failed
         });

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use windrow_ports::log::{Bounds, TopicInfo};
 use windrow_ports::meta::{Compare, Op};
 use windrow_ports::{Log, LogError};
@@ -14,20 +14,23 @@ use windrow_protocol::duration::Length;
 use windrow_protocol::plan::{BatchId, Part, SealedBy};
 use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
-use windrow_protocol::{
-    JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window, WindowId,
-};
+use windrow_protocol::{Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicName, Window, WindowId};
 
 use crate::view::{Versioned, encode};
 use crate::{Parts, TickError};
 
+/// Single records that are read at a time.
+const READS: usize = 32;
+
 /// The shortest time between two looks that tells of a log that was away.
 const LEAST_GAP: Duration = Duration::from_secs(2);
 
-/// Since when each partition's high watermark has stood still; kept by the leader between ticks.
+/// Since when each partition's high watermark has stood still; kept between two looks at a job.
 #[derive(Debug, Default)]
 pub struct Silence {
-    seen: HashMap<(JobName, PartitionId), Seen>,
+    seen: HashMap<PartitionId, Seen>,
+    /// The latest record timestamp of the topic, and the sum of the high watermarks that it was found at.
+    newest: Option<(i64, Option<Timestamp>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,16 +44,9 @@ impl Silence {
     /// How long a partition has been silent while it was looked at. Nobody could write while the log was away, so a gap
     /// of half the idle timeout between two looks begins the silence anew; but at least of [`LEAST_GAP`], since looks
     /// take time too, and with a short timeout a slow leader would never find a partition silent.
-    fn note(
-        &mut self,
-        job: &JobName,
-        partition: PartitionId,
-        high_watermark: Offset,
-        now: Duration,
-        idle_timeout: Length,
-    ) -> Length {
+    fn note(&mut self, partition: PartitionId, high_watermark: Offset, now: Duration, idle_timeout: Length) -> Length {
         let first = Seen { high_watermark, since: now, last_look: now };
-        let seen = self.seen.entry((job.clone(), partition)).or_insert(first);
+        let seen = self.seen.entry(partition).or_insert(first);
         let gap = now.saturating_sub(seen.last_look);
         let longest = LEAST_GAP.max(Duration::from_millis(idle_timeout.millis().unsigned_abs() / 2));
         if seen.high_watermark != high_watermark || gap > longest {
@@ -77,13 +73,24 @@ enum NextRecord {
     None { newest: Option<Timestamp>, now: Timestamp },
 }
 
+/// A job's cursors.
+pub type Cursors = BTreeMap<PartitionId, Versioned<Cursor>>;
+
+/// What a look at a job comes to.
+#[derive(Debug, Default)]
+pub struct Step {
+    pub writes: Vec<Write>,
+    /// What keeps the job from going on.
+    pub problem: Option<String>,
+}
+
 /// A job, its topic and its cursors, while it is being cut.
 pub struct Planner<'a> {
     pub parts: &'a Parts,
     pub job: &'a JobRecord,
     pub calendar: Calendar,
     pub topic: TopicInfo,
-    pub cursors: BTreeMap<PartitionId, Versioned<Cursor>>,
+    pub cursors: Cursors,
     pub progress: Option<Progress>,
     /// Windows in flight that began with another spec than the job's now: hash and generation. A window is computed by
     /// one spec on all partitions, and in its last step.
@@ -110,7 +117,7 @@ impl Planner<'_> {
 
     /// One step: a window, or a run of empty ones, of each partition that has one to seal; and cursors of partitions
     /// that have none yet. Empty when there is nothing to do.
-    pub async fn step(&self, silence: &mut Silence) -> Result<Vec<Write>, TickError> {
+    pub async fn step(&self, silence: &mut Silence) -> Result<Step, TickError> {
         let mut bounds = BTreeMap::new();
         let partitions = self.partitions();
         for (partition, found) in partitions.iter().zip(self.parts.log.bounds(self.name(), &partitions).await?) {
@@ -120,20 +127,11 @@ impl Planner<'_> {
         let silent: BTreeMap<PartitionId, Length> = bounds
             .iter()
             .map(|(partition, bounds)| {
-                (
-                    *partition,
-                    silence.note(
-                        &self.job.name,
-                        *partition,
-                        bounds.high_watermark,
-                        elapsed,
-                        self.job.spec.idle_timeout,
-                    ),
-                )
+                (*partition, silence.note(*partition, bounds.high_watermark, elapsed, self.job.spec.idle_timeout))
             })
             .collect();
         let mut writes = self.new_cursors(&bounds, &silent).await?;
-        let newest = self.newest(&bounds, &silent).await?;
+        let newest = self.newest(&bounds, &silent, silence).await?;
         let windows = self.next_windows();
         let (lateness, bound) = (self.job.spec.lateness, self.job.spec.time_bound());
         let after = lateness.micros() + bound.micros();
@@ -147,6 +145,7 @@ impl Planner<'_> {
             let Bounds { log_start, high_watermark } = *bounds;
             let cursor = &self.cursors[&partition].value;
             let begun = begun(cursor, high_watermark, newest, self.furthest());
+            let lateness = Length::from_millis(after / 1_000);
             let idle = may_seal_idle(window, lateness, self.job.spec.idle_timeout, silent_for, begun, now);
             let seen = Observed { log_start, high_watermark, at_end, at_next, idle };
             if let Cut::Seal(seal) = cut(cursor, seen) {
@@ -157,14 +156,31 @@ impl Planner<'_> {
                 writes.push(self.seal(partition, window, &seal, next_record).await?);
             }
         }
-        Ok(writes)
+        Ok(Step { writes, problem: self.lost_end(&bounds) })
+    }
+
+    /// A log that ends before what is planned already has lost acknowledged records, and would give their offsets anew.
+    fn lost_end(&self, bounds: &BTreeMap<PartitionId, Bounds>) -> Option<String> {
+        let (partition, cursor, bounds) = self.cursors.iter().find_map(|(partition, cursor)| {
+            let bounds = bounds.get(partition).filter(|bounds| bounds.high_watermark < cursor.value.end)?;
+            Some((partition, &cursor.value, bounds))
+        })?;
+        Some(format!(
+            "partition {partition} of topic {} ends at offset {}, but offsets up to {} are planned: the log has lost its \
+             end (an unclean election?) or a broker lags; the job goes on once the log is that long again",
+            self.name(),
+            bounds.high_watermark,
+            cursor.end
+        ))
     }
 
     /// The next window of each partition that may be cut. When much is in flight already, only those of partitions that
-    /// are behind others: windows that are planned in part wait for them. What is level waits for the workers.
+    /// are behind others: windows that are planned in part wait for them. What is level waits for the workers. At the end
+    /// of the calendar no window follows.
     fn next_windows(&self) -> Vec<(PartitionId, Window)> {
         let furthest = self.furthest();
         let all = self.cursors.iter().map(|(partition, cursor)| (*partition, cursor.value.sealed_through));
+        let all = all.filter(|(_, through)| *through < Timestamp::MAX);
         let chosen = all.filter(|(_, through)| self.in_flight < self.max_in_flight || Some(*through) < furthest);
         chosen.map(|(partition, through)| (partition, self.calendar.window_of(through))).collect()
     }
@@ -196,7 +212,8 @@ impl Planner<'_> {
                     time.map(|time| skip_to(&self.calendar, lateness, bound, time))
                 }
                 NextRecord::None { newest: Some(newest), now } => {
-                    let by_clock = self.calendar.window_of(now.plus_micros(-lateness.micros())).start;
+                    let by_clock = now.plus_micros(-lateness.micros() - bound.micros());
+                    let by_clock = self.calendar.window_of(by_clock).start;
                     Some(by_clock.min(self.calendar.window_of(newest).end))
                 }
                 NextRecord::At(Lookup::Beyond) | NextRecord::None { newest: None, .. } => None,
@@ -283,15 +300,30 @@ impl Planner<'_> {
         &self,
         bounds: &BTreeMap<PartitionId, Bounds>,
         silent: &BTreeMap<PartitionId, Length>,
+        silence: &mut Silence,
     ) -> Result<Option<Timestamp>, TickError> {
         if silent.values().all(|silent| *silent < self.job.spec.idle_timeout) {
             return Ok(None);
         }
-        let mut newest = None;
-        for (partition, bounds) in bounds.iter().filter(|(_, bounds)| bounds.log_start < bounds.high_watermark) {
-            let last = Offset(bounds.high_watermark.0 - 1);
-            newest = newest.max(time_of(&*self.parts.log, self.name(), *partition, last).await?);
+        // High watermarks only grow: with the same sum nothing has come.
+        let sum = bounds.values().map(|bounds| bounds.high_watermark.0).sum();
+        if let Some((at, newest)) = silence.newest
+            && at == sum
+        {
+            return Ok(newest);
         }
+        let mut reads = Vec::new();
+        for (partition, bounds) in bounds {
+            if bounds.log_start < bounds.high_watermark {
+                let last = Offset(bounds.high_watermark.0 - 1);
+                reads.push(time_of(&*self.parts.log, self.name(), *partition, last).boxed());
+            }
+        }
+        let last_times: Vec<Option<Timestamp>> =
+            futures::stream::iter(reads).buffer_unordered(READS).try_collect().await?;
+        // A broker may lag behind what another has said of the log's end.
+        let all_are_known = last_times.iter().all(Option::is_some);
+        let mut newest = last_times.into_iter().flatten().max();
         while let Some(known) = newest {
             let next = self.calendar.window_of(known).end;
             let partitions = self.partitions();
@@ -306,6 +338,9 @@ impl Planner<'_> {
                 Some(later) if later > known => newest = Some(later),
                 _ => break,
             }
+        }
+        if all_are_known {
+            silence.newest = Some((sum, newest));
         }
         Ok(newest)
     }
@@ -327,32 +362,4 @@ async fn time_of(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How long a partition counts as silent after looks at these times, in ms, with this idle timeout.
-    fn silent_after(looks: &[(u64, i64)], idle_ms: i64) -> i64 {
-        let (job, mut silence) = (JobName::new("j").unwrap(), Silence::default());
-        let mut note = |(ms, high_watermark): &(u64, i64)| {
-            let (end, now) = (Offset(*high_watermark), Duration::from_millis(*ms));
-            silence.note(&job, PartitionId(0), end, now, Length::from_millis(idle_ms)).millis()
-        };
-        looks.iter().map(&mut note).last().unwrap()
-    }
-
-    #[test]
-    fn silence_lasts_from_the_last_new_record_on() {
-        assert_eq!(silent_after(&[(0, 5), (1_000, 5), (2_000, 5)], 10_000), 2_000);
-        assert_eq!(silent_after(&[(0, 5), (1_000, 6), (2_000, 6)], 10_000), 1_000);
-    }
-
-    #[test]
-    fn time_without_looks_is_no_silence() {
-        assert_eq!(silent_after(&[(0, 5), (1_000, 5), (7_000, 5), (8_000, 5)], 10_000), 1_000);
-    }
-
-    #[test]
-    fn a_short_timeout_is_reached_though_looks_are_further_apart() {
-        assert_eq!(silent_after(&[(0, 5), (900, 5), (1_800, 5)], 300), 1_800);
-    }
-}
+mod tests;

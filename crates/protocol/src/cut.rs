@@ -76,8 +76,8 @@ pub struct Seal {
 
 /// Whether a silent partition may be sealed for `window` although no record proves it over.
 ///
-/// `silent_for`: wall clock since its high watermark last moved. `begun`: the latest moment of which something is known,
-/// see [`begun`]. A window that begins after it stays open: nothing is known of it, and sealing it by the wall clock
+/// `lateness`: with the job's time bound. `silent_for`: wall clock since its high watermark last moved. `begun`: the
+/// latest moment of which something is known, see [`begun`]. A window that begins after it stays open: nothing is known of it, and sealing it by the wall clock
 /// would make every reading of a later replay late.
 pub fn may_seal_idle(
     window: Window,
@@ -111,6 +111,11 @@ pub fn begun(
 
 /// Decides one window of one partition.
 pub fn cut(cursor: &Cursor, seen: Observed) -> Cut {
+    // The log has lost its end (an unclean election), or a broker lags. What comes now at offsets that are owned already
+    // would be read by nobody.
+    if seen.high_watermark < cursor.end {
+        return Cut::Wait;
+    }
     let (end, sealed_by) = match seen.at_end {
         // At or beyond the bound that was read first: appended in between, or an answer not to be trusted. Look again.
         Lookup::At(offset) if offset >= seen.high_watermark => return Cut::Wait,

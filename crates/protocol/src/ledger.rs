@@ -64,7 +64,34 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Counts by name, as a marker shows them.
+    fn counts(ledger: &Ledger) -> std::collections::BTreeMap<String, u64> {
+        serde_json::from_value(serde_json::to_value(ledger).unwrap()).unwrap()
+    }
+
+    fn ledgers() -> impl Strategy<Value = Ledger> {
+        let names: Vec<String> = counts(&Ledger::default()).into_keys().collect();
+        prop::collection::vec(0u64..1 << 40, names.len()).prop_map(move |values| {
+            let counts: serde_json::Map<_, _> = names.iter().cloned().zip(values.into_iter().map(Into::into)).collect();
+            serde_json::from_value(counts.into()).unwrap()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_of_two_batches_counts_what_both_count(a in ledgers(), b in ledgers()) {
+            let sum = counts(&a.plus(&b));
+            for (name, count) in counts(&a) {
+                prop_assert_eq!(sum[&name], count + counts(&b)[&name], "{}", name);
+            }
+            prop_assert_eq!(a.plus(&b), b.plus(&a));
+            prop_assert_eq!(a.plus(&Ledger::default()), a);
+        }
+    }
 
     #[test]
     fn each_reading_is_counted_in_exactly_one_place() {

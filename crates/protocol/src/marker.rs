@@ -105,3 +105,35 @@ impl Committed for Complete {
         self.version
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Committing and publishing see a marker only through [`Committed`].
+    fn seen<M: Committed>(marker: serde_json::Value) -> (String, Vec<String>, u32) {
+        let marker: M = serde_json::from_value(marker).unwrap();
+        let paths = marker.files().iter().map(|file| file.path.clone()).collect();
+        (marker.attempt().to_string(), paths, marker.version())
+    }
+
+    #[test]
+    fn both_kinds_of_marker_say_whose_they_are_what_to_publish_and_how_to_read_them() {
+        let plan = json!({
+            "topic": "t", "topicId": "i", "window": {"start": "2026-01-01T00:00:00Z", "end": "2026-01-01T01:00:00Z"},
+            "revision": 0, "specHash": "h", "generation": 1,
+            "partition": 3, "read": {"start": 4, "end": 9}, "owned": {"start": 5, "end": 9},
+            "sealedBy": "idle", "until": "2026-01-01T01:00:00Z", "windows": 1, "partitions": [3], "empty": [],
+        });
+        let marker = json!({
+            "version": 7, "job": "j", "plan": plan, "attempt": "a", "ledger": {}, "rows": 1, "inputs": [],
+            "files": [{"staged": "s", "path": "p", "bytes": 10, "rows": 1, "sha256": ""}],
+            "committedAt": "2026-01-01T01:00:00Z",
+        });
+        let expected = ("a".to_owned(), vec!["p".to_owned()], 7);
+        assert_eq!(seen::<Marker>(marker.clone()), expected);
+        assert_eq!(seen::<Complete>(marker), expected);
+    }
+}

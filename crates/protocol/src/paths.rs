@@ -131,13 +131,36 @@ mod tests {
             staged(&job, window, part, &attempt_id, Dataset::Late, 1),
             "congestion/_staging/20150901T050000Z/3/a1/late-001.parquet"
         );
+        assert_eq!(dataset(&job, Dataset::Quarantine), "congestion/quarantine");
+    }
+
+    #[test]
+    fn folders_hold_what_is_named_after_them() {
+        let job = JobName::new("j").unwrap();
+        let window = "2015-09-01T05:00:00Z".parse().unwrap();
+        let (part, attempt_id) = (Part::Partition(PartitionId(3)), AttemptId::new("a").unwrap());
+        for dataset_of in [Dataset::Data, Dataset::Parts, Dataset::Late, Dataset::Quarantine] {
+            let file = file(&job, dataset_of, window, part, 0);
+            assert_eq!(file.split_once("/window=").map(|(folder, _)| folder), Some(&*dataset(&job, dataset_of)));
+        }
+        let within = |path: &str, folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        assert!(within(&attempt(&job, window, part, &attempt_id), &staging(&job)));
+        assert!(within(&marker(&job, window, part, Revision(0)), &window_commits(&job, window)));
+        assert!(within(&window_commits(&job, window), &commits(&job)));
     }
 
     #[test]
     fn what_is_no_marker_is_not_read_as_one() {
-        for path in
-            ["j/_commits/20150901T050000Z/3.json", "j/data/20150901T050000Z/3.r0.json", "j/_commits/x/3.r0.json", ""]
-        {
+        let paths = [
+            "",
+            "j/_commits/20150901T050000Z/3.json",
+            "j/data/20150901T050000Z/3.r0.json",
+            "j/_commits/x/3.r0.json",
+            "j/_commits/20150901T050000Z/3.r0.tmp",
+            "j/_commits/20150901T050000Z/3.r0.json.tmp",
+            "j/_commits/20150901T050000Z/3.r0.json/more",
+        ];
+        for path in paths {
             assert_eq!(parse_marker(path), None, "{path}");
         }
     }

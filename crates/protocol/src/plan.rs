@@ -168,7 +168,76 @@ impl FinishPlan {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn plan() -> Plan {
+        let window = Window { start: crate::Timestamp::from_millis(0), end: crate::Timestamp::from_millis(1_000) };
+        Plan {
+            topic: TopicName::new("t").unwrap(),
+            topic_id: TopicId::new("i").unwrap(),
+            partition: PartitionId(3),
+            window,
+            read: OffsetRange::new(Offset(4), Offset(9)),
+            owned: OffsetRange::new(Offset(5), Offset(9)),
+            lost: None,
+            sealed_by: SealedBy::Watermark,
+            revision: Revision(0),
+            spec_hash: "h".to_owned(),
+            generation: 1,
+        }
+    }
+
+    fn last_step() -> FinishPlan {
+        let Plan { topic, topic_id, window, revision, spec_hash, generation, .. } = plan();
+        FinishPlan {
+            topic,
+            topic_id,
+            window,
+            until: window.end,
+            windows: 1,
+            shift: None,
+            partitions: vec![PartitionId(3)],
+            empty: vec![],
+            revision,
+            spec_hash,
+            generation,
+        }
+    }
+
+    #[test]
+    fn work_is_the_same_at_another_generation_and_in_nothing_else() {
+        assert!(plan().is_same_work(&Plan { generation: 2, ..plan() }));
+        assert!(!plan().is_same_work(&Plan { read: OffsetRange::new(Offset(4), Offset(8)), ..plan() }));
+        assert!(!plan().is_same_work(&Plan { spec_hash: "other".to_owned(), ..plan() }));
+        assert!(!plan().is_same_work(&Plan { topic_id: TopicId::new("made-again").unwrap(), ..plan() }));
+        assert!(last_step().is_same_work(&FinishPlan { generation: 2, ..last_step() }));
+        assert!(!last_step().is_same_work(&FinishPlan { partitions: vec![], ..last_step() }));
+    }
+
+    #[test]
+    fn ranges_and_batches_are_named_in_messages() {
+        assert_eq!(plan().read.to_string(), "[4, 9)");
+        let id = BatchId {
+            job: JobName::new("j").unwrap(),
+            window: plan().window.id(),
+            part: Part::Partition(PartitionId(3)),
+            revision: Revision(0),
+        };
+        assert_eq!(id.to_string(), "j/19700101T000000Z/3/r0");
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_holds_as_many_offsets_as_it_is_long(start in -20i64..20, end in -20i64..20) {
+            let range = OffsetRange::new(Offset(start), Offset(end));
+            let inside = (-30..30).filter(|offset| range.contains(Offset(*offset))).count() as u64;
+            prop_assert_eq!(inside, range.len());
+            prop_assert_eq!(range.is_empty(), inside == 0);
+            prop_assert_eq!(range.end, Offset(end));
+        }
+    }
 
     #[test]
     fn a_range_that_would_run_backwards_is_empty_at_its_end() {

@@ -145,6 +145,9 @@ pub struct BatchRecord {
     /// Failed tries since the plan or the last retry by hand.
     #[serde(default)]
     pub failures: u32,
+    /// Workers that were lost with the batch, likewise.
+    #[serde(default)]
+    pub losses: u32,
     /// Error of the last failed try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -159,7 +162,16 @@ pub struct BatchRecord {
 impl BatchRecord {
     /// A batch that has just been planned.
     pub fn new(id: BatchId, task: Task) -> Self {
-        Self { id, task, state: BatchState::Pending, failures: 0, last_error: None, not_before: None, skip: None }
+        Self {
+            id,
+            task,
+            state: BatchState::Pending,
+            failures: 0,
+            losses: 0,
+            last_error: None,
+            not_before: None,
+            skip: None,
+        }
     }
 }
 

@@ -228,9 +228,12 @@ impl Calendar {
         }
         let mut window = self.window_of(from);
         let mut count = 0;
-        // At most the days of the calendar's 20,000 years.
-        while window.end <= until && window.start < window.end {
+        // At most the days of the calendar's 20,000 years. What follows the last window is that window again.
+        while window.end <= until {
             count += 1;
+            if window.end == Timestamp::MAX {
+                break;
+            }
             window = self.next(window);
         }
         count

@@ -18,6 +18,9 @@ pub enum StoreError {
     /// Not now: retry with backoff. A write may have happened: read it back.
     #[error("object store is unavailable: {0}")]
     Unavailable(String),
+    /// A file on this machine can't be read or written.
+    #[error("scratch disk: {0}")]
+    Local(String),
     /// There is no such object.
     #[error("object {0} does not exist")]
     NotFound(String),

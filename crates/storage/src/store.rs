@@ -86,7 +86,7 @@ impl Store {
     /// Copies an object to a local file, streaming. Blocks on disk.
     pub async fn download(&self, path: &str, to: &LocalPath) -> Result<(), StoreError> {
         let mut stream = self.inner.get(&Path::from(path)).await?.into_stream();
-        let local = |error: std::io::Error| StoreError::Unavailable(format!("{}: {error}", to.display()));
+        let local = |error: std::io::Error| StoreError::Local(format!("{}: {error}", to.display()));
         let mut file = File::create(to).map_err(local)?;
         while let Some(chunk) = stream.next().await {
             file.write_all(&chunk?).map_err(local)?;
@@ -107,11 +107,12 @@ impl Store {
     /// Uploads a local file to `staged`, to be published at `path`. Streams; large files go up in parts. Blocks on disk.
     pub async fn stage(&self, local: &LocalPath, staged: &str, path: &str, rows: u64) -> Result<FileEntry, StoreError> {
         let failed = |error: std::io::Error| StoreError::Unavailable(format!("{staged}: {error}"));
-        let mut file = File::open(local).map_err(failed)?;
+        let unreadable = |error: std::io::Error| StoreError::Local(format!("{}: {error}", local.display()));
+        let mut file = File::open(local).map_err(unreadable)?;
         let mut upload = BufWriter::new(self.inner.clone(), Path::from(staged));
         let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0u64, vec![0u8; READ_BYTES]);
         loop {
-            let n = file.read(&mut buffer).map_err(failed)?;
+            let n = file.read(&mut buffer).map_err(unreadable)?;
             if n == 0 {
                 break;
             }

@@ -34,7 +34,7 @@ impl From<StoreError> for AttemptError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
-            StoreError::NotFound(_) => Self::Retry(error.to_string()),
+            StoreError::NotFound(_) | StoreError::Local(_) => Self::Retry(error.to_string()),
             StoreError::Broken(_) | StoreError::Unusable(_) => Self::Park(error.to_string()),
         }
     }
@@ -44,8 +44,9 @@ impl From<LogError> for AttemptError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Unavailable(_) => Self::Unavailable(error.to_string()),
-            LogError::OutOfRange { .. } => Self::Retry(error.to_string()),
-            LogError::NoTopic(_) | LogError::Refused(_) | LogError::Exists(_) => Self::Park(error.to_string()),
+            // A broker may not know a topic for a moment: of its own restart, or a leader's move.
+            LogError::OutOfRange { .. } | LogError::NoTopic(_) => Self::Retry(error.to_string()),
+            LogError::Refused(_) | LogError::Exists(_) => Self::Park(error.to_string()),
         }
     }
 }
@@ -78,8 +79,7 @@ pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, Atte
     }
 }
 
-/// An attempt's scratch folder, made with its first file and removed however the attempt ends: its task may be aborted
-/// at any point.
+/// An attempt's scratch folder, made with its first file and removed when the attempt ends or is aborted.
 struct ClearedAtTheEnd(PathBuf);
 
 impl Drop for ClearedAtTheEnd {
@@ -130,10 +130,14 @@ impl Run<'_> {
             store.publish(&found).await?;
             return Ok(summary(&found.files, &found.ledger, self.result()));
         }
-        let Made { files, ledger, quarantine_reasons } = match self.skip {
+        let Staged { files, ledger, quarantine_reasons } = match self.skip {
             // Whoever gave it up knows that its readings are lost; the count is of offsets, since nothing is read.
-            Some(_) => Made::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() }),
-            None => self.compute(plan).await?,
+            Some(_) => Staged::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() }),
+            None => {
+                let staged = self.compute(plan).await;
+                self.clear_if_failed(&staged).await;
+                staged?
+            }
         };
         let marker = Marker {
             version: MARKER_VERSION,
@@ -153,8 +157,8 @@ impl Run<'_> {
         Ok(summary(&stands.files, &stands.ledger, self.result()))
     }
 
-    /// Computes a partition's outputs and stages them.
-    async fn compute(&self, plan: &Plan) -> Result<Made, AttemptError> {
+    /// Runs the map and stages what it made.
+    async fn compute(&self, plan: &Plan) -> Result<Staged, AttemptError> {
         let range = self.check_range(plan).await?;
         let work = compute::Map {
             log: self.tools.log.clone(),
@@ -166,7 +170,7 @@ impl Run<'_> {
             folder: self.scratch.clone(),
         };
         let (staging, result, missing) = (self.staging(), self.result(), plan.read.len() - range.len());
-        let work = async move {
+        let staged = async move {
             let Computed { outputs, mut ledger, quarantine_reasons } = work.run().await?;
             ledger.lost_offsets = ledger.lost_offsets.max(missing);
             ledger.check().map_err(AttemptError::Park)?;
@@ -176,9 +180,9 @@ impl Run<'_> {
                 let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
                 files.extend(staging.stage(dataset, written).await?);
             }
-            Ok(Made { files, ledger, quarantine_reasons })
+            Ok(Staged { files, ledger, quarantine_reasons })
         };
-        self.tools.place.run(work).await
+        self.tools.place.run(staged).await
     }
 
     /// The dataset that a map's output is.
@@ -213,14 +217,26 @@ impl Run<'_> {
         Staging { store: self.tools.store.clone(), id: self.id.clone(), attempt: self.attempt.clone() }
     }
 
-    /// Clears up after a lost race. What can't be cleared now is left to the janitor: no marker names it.
+    /// Clears up after a lost race.
     async fn conclude(&self, verdict: Verdict) {
         if let Verdict::Lost(winner) = verdict {
             tracing::info!(batch = %self.id, %winner, "another attempt has committed this batch");
-            let folder = paths::attempt(&self.id.job, self.id.window, self.id.part, &self.attempt);
-            if let Err(error) = self.tools.store.delete_folder(&folder).await {
-                tracing::warn!(%folder, %error, "staged files of a lost attempt could not be deleted");
-            }
+            self.clear().await;
+        }
+    }
+
+    /// Clears up after work that failed. Not after a commit that failed: its marker may stand and name the files.
+    async fn clear_if_failed<T>(&self, staged: &Result<T, AttemptError>) {
+        if staged.is_err() {
+            self.clear().await;
+        }
+    }
+
+    /// Deletes this attempt's staged files, which no marker names. What can't be deleted now stays.
+    async fn clear(&self) {
+        let folder = paths::attempt(&self.id.job, self.id.window, self.id.part, &self.attempt);
+        if let Err(error) = self.tools.store.delete_folder(&folder).await {
+            tracing::warn!(%folder, %error, "staged files of an attempt without result could not be deleted");
         }
     }
 
@@ -260,7 +276,9 @@ impl Run<'_> {
                 let written = compute::write(&folder, Dataset::Data, output).await?;
                 staging.stage(Dataset::Data, written).await
             };
-            files = self.tools.place.run(reduce).await?;
+            let staged = self.tools.place.run(reduce).await;
+            self.clear_if_failed(&staged).await;
+            files = staged?;
             rows = files.iter().map(|file| file.rows).sum();
         }
         let complete = Complete {
@@ -283,15 +301,14 @@ impl Run<'_> {
     }
 }
 
-/// What a partition's attempt has made, staged.
-struct Made {
+/// What an attempt has in the store, not committed yet.
+struct Staged {
     files: Vec<FileEntry>,
     ledger: Ledger,
     quarantine_reasons: Vec<String>,
 }
 
-impl Made {
-    /// No output at all.
+impl Staged {
     fn nothing(ledger: Ledger) -> Self {
         Self { files: Vec::new(), ledger, quarantine_reasons: Vec::new() }
     }

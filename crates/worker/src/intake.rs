@@ -102,7 +102,14 @@ impl Intake {
         self.ledger.records += 1;
         match self.spec.source.format {
             Format::Windrow => match block::decode(&record.payload) {
-                Ok(block) => self.push_block(record, block, false),
+                Ok(block) => match block.times_us.iter().max().map(|us| Timestamp::from_micros(*us)) {
+                    // Windows find their records by timestamp: the later readings would be found by none.
+                    Some(latest) if latest.millis() > record.timestamp.millis() => {
+                        let stamp = record.timestamp;
+                        self.undecodable(record, &format!("a reading of {latest} is later than the record, {stamp}"));
+                    }
+                    _ => self.push_block(record, block, false),
+                },
                 Err(error) => self.undecodable(record, &error.to_string()),
             },
             Format::Json => self.push_json(record),

@@ -23,6 +23,9 @@ use crate::attempt::{AttemptError, run as attempt};
 /// Pause before trying again when the metadata store can't be reached.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Bytes of an error that are kept.
+const MAX_ERROR_BYTES: usize = 2_048;
+
 /// Bytes of one transaction of reports after which no more is added: an assignment holds its job's SQL, and etcd takes
 /// 1.5 MiB a request.
 const MAX_REPORT_BYTES: usize = 512 * 1024;
@@ -52,6 +55,16 @@ pub enum WorkerError {
         "this worker's store is {mine}, but the cluster's is {cluster}; give it the same, or a metadata prefix of its own"
     )]
     OtherStore { mine: String, cluster: String },
+}
+
+/// An error as it is kept: it may quote a value, and values may be long.
+fn shortened(mut error: String) -> String {
+    if error.len() > MAX_ERROR_BYTES {
+        let end = (0..=MAX_ERROR_BYTES).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
+        error.truncate(end);
+        error += " ...";
+    }
+    error
 }
 
 /// A finished task: the assignment's key and what to report.
@@ -217,8 +230,11 @@ impl Session<'_> {
 
     /// Starts an assignment, unless it is in hand or reported already.
     fn take(&mut self, item: &KeyValue) {
-        if self.running.contains_key(&item.key) {
-            return;
+        match self.running.get(&item.key) {
+            Some(held) if held.revision == item.mod_revision => return,
+            // Taken away and given anew while nobody looked.
+            Some(_) => self.drop(&item.key),
+            None => {}
         }
         let assignment = match serde_json::from_slice::<Assignment>(&item.value) {
             Ok(assignment) if assignment.outcome.is_none() => assignment,
@@ -236,7 +252,7 @@ impl Session<'_> {
                 Ok(Ok(summary)) => Outcome::Committed(summary),
                 Ok(Err(error)) => {
                     tracing::warn!(batch = %task.id, %error, "batch failed");
-                    let text = error.to_string();
+                    let text = shortened(error.to_string());
                     match error {
                         AttemptError::Unavailable(_) => Outcome::Unavailable { error: text },
                         AttemptError::Retry(_) => Outcome::Failed { error: text, retryable: true },
@@ -290,9 +306,25 @@ impl Session<'_> {
         }
     }
 
+    /// Hands back what was assigned after the last look at assignments.
+    async fn release_untaken(&mut self, lease: i64) -> Result<(), MetaError> {
+        for item in self.meta.list(&keys::assignments(&self.settings.id)).await?.items {
+            let Ok(assignment) = serde_json::from_slice::<Assignment>(&item.value) else { continue };
+            if assignment.outcome.is_none() && !self.running.contains_key(&item.key) {
+                let when = vec![Compare::Modified(item.key.clone(), item.mod_revision)];
+                let released = Assignment { outcome: Some(Outcome::Released), ..assignment };
+                let value = serde_json::to_vec(&released).unwrap_or_default();
+                let then = vec![Op::Put { key: item.key, value: value.into(), lease }];
+                self.meta.txn(Txn { when, then }).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// At shutdown: takes no more, finishes what runs within the grace, hands the rest back.
     async fn drain(&mut self, lease: i64) -> Result<(), MetaError> {
         self.register(lease, true).await?;
+        self.release_untaken(lease).await?;
         let deadline = self.tools.clock.elapsed() + self.settings.grace;
         while !self.tasks.is_empty() {
             let left = deadline.saturating_sub(self.tools.clock.elapsed());

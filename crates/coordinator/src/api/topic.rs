@@ -14,7 +14,7 @@ use super::checks::Checked;
 const PATH: &str = "spec.source.topic";
 
 /// What the topic's settings rule out.
-fn refusals(spec: &JobSpec, info: &TopicInfo) -> Vec<Violation> {
+pub(crate) fn refusals(spec: &JobSpec, info: &TopicInfo) -> Vec<Violation> {
     let topic = &spec.source.topic;
     let mut violations = Vec::new();
     if info.compacted {

@@ -106,8 +106,13 @@ impl WindowService for Api {
             if !anew && record.value.state != BatchState::Failed {
                 return None;
             }
-            let mut again =
-                BatchRecord { state: BatchState::Pending, failures: 0, not_before: None, ..record.value.clone() };
+            let mut again = BatchRecord {
+                state: BatchState::Pending,
+                failures: 0,
+                losses: 0,
+                not_before: None,
+                ..record.value.clone()
+            };
             if anew {
                 again.task.run_with(&job.spec.hash(), job.generation);
             }
@@ -131,7 +136,10 @@ impl WindowService for Api {
         let failed = batches.iter().filter(|record| record.value.state == BatchState::Failed);
         let given_up = failed.map(|record| {
             let (state, skip) = (BatchState::Pending, Some(request.reason.trim().to_owned()));
-            (BatchRecord { state, skip, failures: 0, not_before: None, ..record.value.clone() }, record.revision)
+            (
+                BatchRecord { state, skip, failures: 0, losses: 0, not_before: None, ..record.value.clone() },
+                record.revision,
+            )
         });
         let given_up: Vec<_> = given_up.collect();
         let batches = if request.validate_only { given_up.len() as u32 } else { self.write_batches(given_up).await? };

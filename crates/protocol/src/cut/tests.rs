@@ -47,7 +47,8 @@ fn run(log: &Log, steps: &[(usize, bool)]) -> Vec<Vec<Fate>> {
             next_start: Offset(0),
         });
         let newest = log.iter().map(|block| timestamp(block)).max();
-        loop {
+        for round in 0.. {
+            assert!(round < 10_000, "a gap is one run, not a batch per window");
             let window = calendar.window_of(at.sealed_through);
             let idle = idle
                 && may_seal_idle(window, lateness, Length::from_secs(1), Length::from_secs(1), newest, Timestamp::MAX);
@@ -170,6 +171,20 @@ fn an_idle_partition_is_sealed_at_the_high_watermark() {
 }
 
 #[test]
+fn a_block_of_the_next_window_before_an_idle_seal_is_read_again_for_that_window() {
+    let idle = Observed { idle: true, ..seen(Lookup::Beyond, Lookup::At(Offset(60))) };
+    let Cut::Seal(seal) = cut(&cursor(0, 40, 30), idle) else { panic!("sealed") };
+    assert_eq!((seal.owned.end, seal.next_start), (Offset(100), Offset(60)));
+}
+
+#[test]
+fn a_batch_without_offsets_has_lost_none() {
+    let passed = Observed { log_start: Offset(60), ..seen(Lookup::At(Offset(50)), Lookup::At(Offset(50))) };
+    let Cut::Seal(seal) = cut(&cursor(0, 50, 50), passed) else { panic!("sealed") };
+    assert_eq!((seal.read.is_empty(), seal.lost), (true, None));
+}
+
+#[test]
 fn retention_that_passed_the_start_is_reported_with_the_lost_range() {
     let seen = Observed { log_start: Offset(35), ..seen(Lookup::At(Offset(50)), Lookup::At(Offset(45))) };
     let Cut::Seal(seal) = cut(&cursor(0, 40, 30), seen) else { panic!("sealed") };
@@ -185,6 +200,15 @@ fn a_gap_of_years_is_one_run() {
         Timestamp::from_micros(1_000_000_007 * SECOND_US),
     );
     assert_eq!(skip, Timestamp::from_micros(999_999_980 * SECOND_US));
+}
+
+#[test]
+fn a_job_begins_early_enough_for_readings_out_of_order_by_lateness_and_bound() {
+    let (lateness, bound) = (Length::from_secs(LATENESS_S), Length::from_secs(30));
+    let at = |s: i64| Timestamp::from_micros(s * SECOND_US);
+    // The oldest record, at 105 s, may hold readings from 55 s on.
+    assert_eq!(first_window(&calendar(), lateness, bound, at(105)).start, at(50));
+    assert_eq!(skip_to(&calendar(), lateness, bound, at(105)), at(50));
 }
 
 #[test]

@@ -65,6 +65,50 @@ fn what_is_no_window_is_refused_with_examples() {
 }
 
 #[test]
+fn lengths_and_names_of_windows_are_written_as_they_are_read() {
+    for every in ["1h", "15m", "1h30m", "day", "week", "month"] {
+        let read: Every = serde_json::from_value(every.into()).unwrap();
+        assert_eq!((read.to_string(), serde_json::to_value(read).unwrap()), (every.to_owned(), every.into()));
+    }
+    assert_eq!("hour".parse::<Every>(), "1h".parse());
+    let id: WindowId = serde_json::from_value("20150901T050000Z".into()).unwrap();
+    assert_eq!(serde_json::to_value(id).unwrap(), "20150901T050000Z");
+    assert_eq!("2015-09-01T05:00:00Z".parse(), Ok(id), "people type RFC 3339");
+}
+
+#[test]
+fn windows_begin_in_utc_unless_a_zone_is_given() {
+    let spec: WindowSpec = serde_json::from_str(r#"{"every": "day"}"#).unwrap();
+    let day = spec.calendar().unwrap().window_of(at("2026-03-29T12:00:00Z"));
+    assert_eq!((spec.time_zone.as_str(), day.start), ("UTC", at("2026-03-29T00:00:00Z")));
+}
+
+#[test]
+fn no_window_is_longer_than_the_longest() {
+    let longest = |every: &str| {
+        let spec = WindowSpec::new(every.parse().unwrap(), "Europe/Berlin");
+        spec.longest().millis() / 3_600_000
+    };
+    assert_eq!(longest("2h"), 2);
+    // October 2026 has a day of 25 hours; so has its last week.
+    for every in ["day", "week", "month"] {
+        let window = calendar(every, "Europe/Berlin").window_of(at("2026-10-25T12:00:00Z"));
+        assert_eq!(longest(every), hours(window), "{every}");
+    }
+}
+
+#[test]
+fn counting_windows_comes_to_an_end_at_the_end_of_the_calendar() {
+    let near = at("9999-12-28T00:00:00Z");
+    for (every, days) in [("day", 2..3), ("week", 0..2), ("month", 0..2)] {
+        let calendar = calendar(every, "UTC");
+        let count = calendar.count(calendar.next(calendar.window_of(near)).start, Timestamp::MAX);
+        assert!(days.contains(&count), "{every}: {count}");
+    }
+    assert_eq!(calendar("day", "UTC").count(Timestamp::MAX, Timestamp::MIN), 0);
+}
+
+#[test]
 fn the_ends_of_the_calendar_have_windows_too() {
     for every in ["1h", "day", "week", "month"] {
         for zone in ["UTC", "Pacific/Apia", "America/Chicago"] {
@@ -78,6 +122,18 @@ fn the_ends_of_the_calendar_have_windows_too() {
 }
 
 proptest! {
+    #[test]
+    fn as_many_windows_are_counted_as_follow_each_other(
+        us in -2_000_000_000_000_000i64..4_000_000_000_000_000,
+        every in prop::sample::select(vec!["7m", "36h", "day", "week", "month"]),
+        count in 0u64..40,
+    ) {
+        let calendar = calendar(every, "Europe/Berlin");
+        let first = calendar.window_of(Timestamp::from_micros(us));
+        let until = (0..count).fold(first, |window, _| calendar.next(window)).start;
+        prop_assert_eq!(calendar.count(first.start, until), count);
+    }
+
     #[test]
     fn windows_tile_time_without_gap_or_overlap(
         us in -2_000_000_000_000_000i64..4_000_000_000_000_000,

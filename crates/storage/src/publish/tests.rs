@@ -8,8 +8,8 @@ use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use windrow_protocol::commit::Verdict;
 use windrow_protocol::marker::{FileEntry, MARKER_VERSION, Marker};
@@ -193,4 +193,32 @@ async fn a_file_that_vanished_is_reported_as_broken() {
     let file = FileEntry { staged: "s".into(), path: "p".into(), bytes: 3, rows: 1, sha256: String::new() };
     let broken = store.publish(&marker("a", vec![file])).await;
     assert!(matches!(broken, Err(StoreError::Broken(_))), "{broken:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_published_whole_is_named() {
+    let store = Store::new("memory", Arc::new(InMemory::new()));
+    let files = ["whole", "short", "missing"].map(|path| FileEntry {
+        staged: format!("staged-{path}"),
+        path: path.into(),
+        bytes: 3,
+        rows: 1,
+        sha256: String::new(),
+    });
+    for (path, content) in [("whole", "abc"), ("short", "ab")] {
+        store.inner.put(&Path::from(path), content.into()).await.unwrap();
+    }
+    assert_eq!(store.unpublished(&marker("a", files.to_vec())).await.unwrap(), ["short", "missing"]);
+}
+
+#[tokio::test]
+async fn a_marker_of_a_newer_program_is_not_read_as_if_it_were_understood() {
+    let store = Store::new("memory", Arc::new(InMemory::new()));
+    let newer = Marker { version: MARKER_VERSION + 1, ..marker("a", vec![]) };
+    for (path, marker) in [("known", marker("a", vec![])), ("newer", newer)] {
+        store.inner.put(&Path::from(path), serde_json::to_vec(&marker).unwrap().into()).await.unwrap();
+    }
+    assert!(store.read_marker::<Marker>("known").await.unwrap().is_some());
+    let refused = store.read_marker::<Marker>("newer").await;
+    assert!(matches!(&refused, Err(StoreError::Broken(why)) if why.contains("version 2")), "{refused:?}");
 }

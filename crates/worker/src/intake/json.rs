@@ -145,7 +145,8 @@ fn event_time(value: &Raw<'_>, time: &JsonTime, stamp: Timestamp) -> Result<Time
     };
     if parsed.since(stamp).abs() > time.bound.micros() {
         let reason = format!("time {parsed} is further than {} from the message's timestamp {stamp}", time.bound);
-        return Err(Unfit { time: Some(parsed), reason });
+        // By its own time it would belong to a window that does not look this far for it.
+        return Err(Unfit { time: None, reason });
     }
     Ok(parsed)
 }

@@ -45,6 +45,11 @@ fn record(offset: i64, payload: impl Into<Bytes>) -> Record {
     }
 }
 
+/// A record as gateways write them, no earlier than its readings.
+fn of_block(offset: i64, payload: impl Into<Bytes>) -> Record {
+    Record { timestamp: Timestamp::from_micros(30 * SECOND), ..record(offset, payload) }
+}
+
 fn block(readings: &[(i64, Option<u64>, Value<'_>)]) -> Bytes {
     let mut builder = BlockBuilder::default();
     for (second, seq, value) in readings {
@@ -57,8 +62,8 @@ fn block(readings: &[(i64, Option<u64>, Value<'_>)]) -> Bytes {
 fn each_reading_goes_where_the_ownership_rule_says() {
     let mut intake = Intake::new(&blocks(), &plan(5));
     let times = [9, 10, 19, 20].map(|s| (s, None, Value::F64(s as f64)));
-    intake.push(&record(4, block(&times)));
-    intake.push(&record(5, block(&times)));
+    intake.push(&of_block(4, block(&times)));
+    intake.push(&of_block(5, block(&times)));
     let taken = intake.take().unwrap();
     let speeds =
         |batch: &RecordBatch| batch.column(3).as_any().downcast_ref::<Float64Array>().unwrap().values().to_vec();
@@ -70,11 +75,33 @@ fn each_reading_goes_where_the_ownership_rule_says() {
 }
 
 #[test]
+fn a_block_with_readings_later_than_its_record_is_quarantined_since_no_window_would_find_them() {
+    let mut intake = Intake::new(&blocks(), &plan(0));
+    intake.push(&record(0, block(&[(11, None, Value::F64(1.0)), (13, None, Value::F64(1.0))])));
+    intake.push(&record(1, block(&[(11, None, Value::F64(1.0)), (12, None, Value::F64(1.0))])));
+    let (ledger, reasons) = intake.ledger();
+    assert_eq!((ledger.undecodable, ledger.kept), (1, 2));
+    assert!(reasons[0].contains("later than the record"), "{reasons:?}");
+}
+
+#[test]
+fn a_json_time_far_beyond_its_bound_is_quarantined_by_the_window_of_its_message() {
+    let source = r#"{"topic": "t", "format": "json",
+        "json": {"device": "id", "time": {"field": "ts", "format": "unix_seconds", "bound": "5s"}}}"#;
+    let mut intake = Intake::new(&spec(source), &plan(0));
+    // No other window would read this offset for it.
+    intake.push(&record(0, r#"[{"id": "a", "ts": 4070908800}, {"id": "a", "ts": 1}]"#));
+    let (ledger, _) = intake.ledger();
+    assert_eq!((ledger.quarantined, ledger.skipped, ledger.late), (2, 0, 0));
+    assert_eq!(intake.take().unwrap().quarantine.unwrap().num_rows(), 2);
+}
+
+#[test]
 fn repeats_are_removed_and_counted() {
     let mut intake = Intake::new(&blocks(), &plan(0));
     let once = block(&[(11, Some(1), Value::F64(1.0)), (12, Some(2), Value::F64(2.0))]);
-    intake.push(&record(0, once.clone()));
-    intake.push(&record(1, once));
+    intake.push(&of_block(0, once.clone()));
+    intake.push(&of_block(1, once));
     let (ledger, _) = intake.ledger();
     assert_eq!((ledger.kept, ledger.duplicate), (2, 2));
 }
@@ -82,8 +109,8 @@ fn repeats_are_removed_and_counted() {
 #[test]
 fn a_block_that_does_not_decode_is_quarantined_with_its_bytes_and_the_rest_goes_on() {
     let mut intake = Intake::new(&blocks(), &plan(0));
-    intake.push(&record(7, "no block"));
-    intake.push(&record(8, block(&[(11, None, Value::F64(1.0))])));
+    intake.push(&of_block(7, "no block"));
+    intake.push(&of_block(8, block(&[(11, None, Value::F64(1.0))])));
     let (ledger, reasons) = intake.ledger();
     assert_eq!((ledger.records, ledger.undecodable, ledger.kept), (2, 1, 1));
     assert!(reasons[0].starts_with("offset 7: "), "{reasons:?}");
@@ -93,8 +120,8 @@ fn a_block_that_does_not_decode_is_quarantined_with_its_bytes_and_the_rest_goes_
 #[test]
 fn whole_numbers_pass_as_floats_and_other_types_are_quarantined() {
     let mut intake = Intake::new(&blocks(), &plan(0));
-    intake.push(&record(0, block(&[(11, None, Value::I64(3))])));
-    intake.push(&record(1, block(&[(11, None, Value::Text("fast"))])));
+    intake.push(&of_block(0, block(&[(11, None, Value::I64(3))])));
+    intake.push(&of_block(1, block(&[(11, None, Value::Text("fast"))])));
     let (ledger, reasons) = intake.ledger();
     assert_eq!((ledger.kept, ledger.quarantined), (1, 1));
     assert!(reasons[0].contains("\"speed\" is string but the job declares f64"), "{reasons:?}");
@@ -191,7 +218,7 @@ proptest! {
                     written += 1;
                 }
             }
-            intake.push(&record(*offset, builder.finish()));
+            intake.push(&of_block(*offset, builder.finish()));
         }
         let (ledger, _) = intake.ledger();
         prop_assert_eq!(ledger.read, written);
@@ -226,7 +253,7 @@ fn random_record(offset: i64, rows: &[(u8, i64, Option<u64>, u8)]) -> Record {
             builder.push(&reading);
         }
     }
-    record(offset, builder.finish())
+    of_block(offset, builder.finish())
 }
 
 proptest! {
@@ -258,10 +285,10 @@ proptest! {
         let mut damaged = good.to_vec();
         damaged[at.index(good.len())] = bytes.first().copied().unwrap_or(b'"');
         let mut intake = Intake::new(&json(), &plan(0));
-        intake.push(&record(0, bytes));
-        intake.push(&record(1, damaged));
-        intake.push(&record(2, good[..cut.index(good.len())].to_vec()));
-        intake.push(&record(3, good.to_vec()));
+        intake.push(&of_block(0, bytes));
+        intake.push(&of_block(1, damaged));
+        intake.push(&of_block(2, good[..cut.index(good.len())].to_vec()));
+        intake.push(&of_block(3, good.to_vec()));
         let (ledger, _) = intake.ledger();
         prop_assert!(ledger.kept >= 1, "the good one is kept");
         prop_assert_eq!(ledger.check(), Ok(()));

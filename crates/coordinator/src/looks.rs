@@ -1,0 +1,197 @@
+//! Looks into the log on behalf of jobs: one at a time for a job, all jobs beside each other, so that a topic that does
+//! not answer keeps no other job waiting, and no report of a worker either.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use windrow_ports::log::TopicInfo;
+use windrow_ports::{Log, LogError};
+use windrow_protocol::state::{JobRecord, Progress};
+use windrow_protocol::window::Calendar;
+use windrow_protocol::{JobName, TopicName, WindowId};
+
+use crate::api::refusals;
+use crate::planner::{Cursors, Planner, Silence, Step, Write};
+use crate::view::{Versioned, View};
+use crate::{Parts, TickError, finishing};
+
+/// Looks at a time; more jobs wait for their turn.
+const MOST: usize = 64;
+
+/// How long what is known of a topic is taken for true. Workers check a topic's id again before they read.
+const TOPIC_TTL: Duration = Duration::from_secs(1);
+
+/// What is kept of a job between two looks.
+#[derive(Debug, Default)]
+struct Watched {
+    silence: Silence,
+    /// What is known of its topic, and since when.
+    topic: Option<(Duration, TopicInfo)>,
+}
+
+/// What came of a look.
+pub struct Looked {
+    /// The job as it was when the look began.
+    pub job: Versioned<JobRecord>,
+    /// `None`: the topic is not there.
+    pub topic: Option<TopicInfo>,
+    /// `None`: the job has a problem that keeps it from going on.
+    pub calendar: Option<Calendar>,
+    pub problem: Option<String>,
+    /// What to write.
+    pub writes: Vec<Write>,
+}
+
+type Running = BoxFuture<'static, (JobName, Watched, Result<Looked, TickError>)>;
+
+/// The jobs that are looked at.
+#[derive(Default)]
+pub struct Looks {
+    running: FuturesUnordered<Running>,
+    /// `None` while a look runs.
+    watched: BTreeMap<JobName, Option<Watched>>,
+    due: BTreeMap<JobName, Duration>,
+}
+
+impl Looks {
+    /// Begins to look at every job that is due. Jobs that are gone are forgotten.
+    pub fn begin(&mut self, parts: &Parts, view: &View, max_in_flight: usize) {
+        let is_kept = |name: &JobName| view.jobs.contains_key(name);
+        self.due.retain(|name, _| is_kept(name));
+        self.watched.retain(|name, watched| is_kept(name) || watched.is_none());
+        let now = parts.clock.elapsed();
+        for (name, job) in &view.jobs {
+            if self.running.len() >= MOST {
+                return;
+            }
+            let is_due = self.due.get(name).is_none_or(|due| *due <= now);
+            if !is_due || job.value.paused.is_some() || job.value.deleting {
+                continue;
+            }
+            let Some(watched) = self.watched.entry(name.clone()).or_insert_with(|| Some(Watched::default())).take()
+            else {
+                continue;
+            };
+            let look = Look {
+                parts: parts.clone(),
+                job: job.clone(),
+                cursors: view.cursors.get(name).cloned().unwrap_or_default(),
+                progress: view.progress.get(name).map(|progress| progress.value.clone()),
+                pinned: finishing::pinned(view, &job.value),
+                in_flight: view.batches.get(name).map_or(0, BTreeMap::len),
+                max_in_flight,
+            };
+            self.running.push(Box::pin(look.run(watched)));
+        }
+    }
+
+    /// When the next job is due by the clock; `idle` if none is.
+    pub fn next_due(&self, idle: Duration) -> Duration {
+        let waits = |name: &JobName| self.watched.get(name).is_some_and(Option::is_some);
+        self.due.iter().filter(|(name, _)| waits(name)).map(|(_, due)| *due).min().unwrap_or(idle)
+    }
+
+    /// The next look that ends; never while none runs.
+    pub async fn next(&mut self) -> (JobName, Result<Looked, TickError>) {
+        match self.running.next().await {
+            Some((name, watched, looked)) => {
+                self.watched.insert(name.clone(), Some(watched));
+                (name, looked)
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Says when to look at a job again.
+    pub fn again(&mut self, job: JobName, due: Duration) {
+        self.due.insert(job, due);
+    }
+}
+
+/// One look at one job.
+struct Look {
+    parts: Parts,
+    job: Versioned<JobRecord>,
+    cursors: Cursors,
+    progress: Option<Progress>,
+    pinned: BTreeMap<WindowId, (String, u64)>,
+    in_flight: usize,
+    max_in_flight: usize,
+}
+
+impl Look {
+    async fn run(self, mut watched: Watched) -> (JobName, Watched, Result<Looked, TickError>) {
+        let name = self.job.value.name.clone();
+        let looked = self.look(&mut watched).await;
+        (name, watched, looked)
+    }
+
+    async fn look(self, watched: &mut Watched) -> Result<Looked, TickError> {
+        let job = &self.job.value;
+        let now = self.parts.clock.elapsed();
+        let topic = topic(&*self.parts.log, &job.spec.source.topic, now, &mut watched.topic).await?;
+        let nothing = Looked { job: self.job.clone(), topic: None, calendar: None, problem: None, writes: vec![] };
+        // A topic that is not there may come: the job waits for it.
+        let Some(topic) = topic else { return Ok(nothing) };
+        let calendar = match job.spec.window.calendar() {
+            Ok(calendar) => calendar,
+            Err(error) => return Ok(Looked { problem: Some(error.to_string()), ..nothing }),
+        };
+        if let Some(problem) = self.problem(&topic) {
+            return Ok(Looked { problem: Some(problem), ..nothing });
+        }
+        let planner = Planner {
+            parts: &self.parts,
+            job,
+            calendar: calendar.clone(),
+            topic: topic.clone(),
+            cursors: self.cursors,
+            progress: self.progress,
+            pinned: self.pinned,
+            in_flight: self.in_flight,
+            max_in_flight: self.max_in_flight,
+        };
+        let Step { writes, problem } = planner.step(&mut watched.silence).await?;
+        Ok(Looked { topic: Some(topic), calendar: Some(calendar), problem, writes, ..nothing })
+    }
+
+    /// What of a topic keeps the job from going on.
+    fn problem(&self, topic: &TopicInfo) -> Option<String> {
+        let spec = &self.job.value.spec;
+        if self.cursors.is_empty() {
+            // It may have been made after the job.
+            return refusals(spec, topic).into_iter().next().map(|violation| violation.message);
+        }
+        let other = self.cursors.values().find(|cursor| cursor.value.topic_id != topic.id)?;
+        Some(format!(
+            "topic {} was deleted and made again (it was {}, it is {}); delete the job and apply it anew to read the new \
+             topic",
+            spec.source.topic, other.value.topic_id, topic.id
+        ))
+    }
+}
+
+async fn topic(
+    log: &dyn Log,
+    name: &TopicName,
+    now: Duration,
+    known: &mut Option<(Duration, TopicInfo)>,
+) -> Result<Option<TopicInfo>, LogError> {
+    if let Some((seen, topic)) = known
+        && now.saturating_sub(*seen) < TOPIC_TTL
+    {
+        return Ok(Some(topic.clone()));
+    }
+    *known = None;
+    match log.topic(name).await {
+        Ok(topic) => {
+            *known = Some((now, topic.clone()));
+            Ok(Some(topic))
+        }
+        Err(LogError::NoTopic(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
