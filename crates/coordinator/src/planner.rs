@@ -7,7 +7,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use windrow_ports::log::{Bounds, TopicInfo};
 use windrow_ports::meta::{Compare, Op};
 use windrow_ports::{Log, LogError};
-use windrow_protocol::cut::{Cursor, Cut, Lookup, Observed, Seal, advance, cut, first_window, may_seal_idle, skip_to};
+use windrow_protocol::cut::{
+    Cursor, Cut, Lookup, Observed, Seal, advance, begun, cut, first_window, may_seal_idle, skip_to,
+};
 use windrow_protocol::duration::Length;
 use windrow_protocol::plan::{BatchId, Part, SealedBy};
 use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
@@ -108,6 +110,11 @@ impl Planner<'_> {
         (0..self.topic.partitions).map(PartitionId).collect()
     }
 
+    /// Up to where the partition that is furthest is sealed.
+    fn furthest(&self) -> Option<Timestamp> {
+        self.cursors.values().map(|cursor| cursor.value.sealed_through).max()
+    }
+
     /// One step: a window, or a run of empty ones, of each partition that has one to seal; and cursors of partitions
     /// that have none yet. Empty when there is nothing to do.
     pub async fn step(&self, silence: &mut Silence) -> Result<Step, TickError> {
@@ -135,17 +142,13 @@ impl Planner<'_> {
         for (((partition, window), at_end), at_next) in windows.into_iter().zip(ends).zip(nexts) {
             let Some(bounds) = bounds.get(&partition) else { continue };
             let silent_for = silent.get(&partition).copied().unwrap_or_default();
-            let idle = may_seal_idle(
-                window,
-                Length::from_millis(after / 1_000),
-                self.job.spec.idle_timeout,
-                silent_for,
-                newest,
-                now,
-            );
             let Bounds { log_start, high_watermark } = *bounds;
+            let cursor = &self.cursors[&partition].value;
+            let begun = begun(cursor, high_watermark, newest, self.furthest());
+            let lateness = Length::from_millis(after / 1_000);
+            let idle = may_seal_idle(window, lateness, self.job.spec.idle_timeout, silent_for, begun, now);
             let seen = Observed { log_start, high_watermark, at_end, at_next, idle };
-            if let Cut::Seal(seal) = cut(&self.cursors[&partition].value, seen) {
+            if let Cut::Seal(seal) = cut(cursor, seen) {
                 let next_record = match seal.sealed_by {
                     SealedBy::Watermark => NextRecord::At(at_end),
                     SealedBy::Idle => NextRecord::None { newest, now },
@@ -175,7 +178,7 @@ impl Planner<'_> {
     /// are behind others: windows that are planned in part wait for them. What is level waits for the workers. At the end
     /// of the calendar no window follows.
     fn next_windows(&self) -> Vec<(PartitionId, Window)> {
-        let furthest = self.cursors.values().map(|cursor| cursor.value.sealed_through).max();
+        let furthest = self.furthest();
         let all = self.cursors.iter().map(|(partition, cursor)| (*partition, cursor.value.sealed_through));
         let all = all.filter(|(_, through)| *through < Timestamp::MAX);
         let chosen = all.filter(|(_, through)| self.in_flight < self.max_in_flight || Some(*through) < furthest);

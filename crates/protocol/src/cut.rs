@@ -76,20 +76,37 @@ pub struct Seal {
 
 /// Whether a silent partition may be sealed for `window` although no record proves it over.
 ///
-/// `lateness`: with the job's time bound. `silent_for`: wall clock since its high watermark last moved. `newest`: the latest record timestamp over all
-/// partitions of the topic. A window that begins after `newest` stays open: nothing is known of it, and sealing it by
-/// the wall clock would make every reading of a later replay late.
+/// `lateness`: with the job's time bound. `silent_for`: wall clock since its high watermark last moved. `begun`: the
+/// latest moment of which something is known, see [`begun`]. A window that begins after it stays open: nothing is known of it, and sealing it by the wall clock
+/// would make every reading of a later replay late.
 pub fn may_seal_idle(
     window: Window,
     lateness: Length,
     idle_timeout: Length,
     silent_for: Length,
-    newest: Option<Timestamp>,
+    begun: Option<Timestamp>,
     now: Timestamp,
 ) -> bool {
     let clock_has_passed = window.end.plus_micros(lateness.micros()) <= now;
-    let window_has_begun = newest.is_some_and(|newest| window.start <= newest);
+    let window_has_begun = begun.is_some_and(|begun| window.start <= begun);
     clock_has_passed && window_has_begun && silent_for >= idle_timeout
+}
+
+/// The latest moment of which something is known on a partition.
+///
+/// `newest`: the latest record timestamp over all partitions of the topic. Beyond it, a window has begun when this
+/// partition holds offsets that nobody owns (readings that came after their window was sealed: the next window's batch
+/// must take them in as late, and when all is silent no other will come), or when another partition is sealed through
+/// it (`furthest`: then it is complete only when this one is sealed, too).
+pub fn begun(
+    cursor: &Cursor,
+    high_watermark: Offset,
+    newest: Option<Timestamp>,
+    furthest: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let unowned = (cursor.end < high_watermark).then_some(cursor.sealed_through);
+    let sealed_elsewhere = furthest.filter(|furthest| cursor.sealed_through < *furthest).map(|_| cursor.sealed_through);
+    newest.max(unowned).max(sealed_elsewhere)
 }
 
 /// Decides one window of one partition.

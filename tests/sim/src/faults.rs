@@ -52,17 +52,17 @@ pub enum Fault {
 impl Fault {
     /// Those that may hit any call, with the highest probability that a run gives them.
     const OF_CALLS: [(Self, f64); 11] = [
-        (Self::Failed, 0.05),
-        (Self::ReplyLost, 0.05),
-        (Self::DoneLater, 0.03),
+        (Self::Failed, 0.08),
+        (Self::ReplyLost, 0.08),
+        (Self::DoneLater, 0.05),
         (Self::Slow, 0.05),
         (Self::SentTwice, 0.1),
         (Self::Conflict, 0.1),
         (Self::Precondition, 0.5),
-        (Self::StreamBroken, 0.03),
-        (Self::WatchDelayed, 0.1),
-        (Self::CrashBefore, 0.002),
-        (Self::CrashAfter, 0.002),
+        (Self::StreamBroken, 0.1),
+        (Self::WatchDelayed, 0.2),
+        (Self::CrashBefore, 0.004),
+        (Self::CrashAfter, 0.004),
     ];
 
     /// Those that happen to the cluster.
@@ -100,10 +100,10 @@ impl Profile {
 
     /// Some runs have nothing of a kind, some have much of it: what goes wrong together differs from run to run.
     pub fn draw(random: &mut Random) -> Self {
-        let mut profile = Self { disaster_pause_ms: random.between(2_000, 30_000), ..Self::default() };
+        let mut profile = Self { disaster_pause_ms: random.between(1_000, 15_000), ..Self::default() };
         for (fault, most) in Fault::OF_CALLS {
-            if random.chance(0.6) {
-                profile.chances.insert(fault, most * 0.01f64.powf(random.unit()));
+            if random.chance(0.7) {
+                profile.chances.insert(fault, most * 0.03f64.powf(random.unit()));
             }
         }
         for fault in Fault::OF_CLUSTER {

@@ -27,6 +27,10 @@ use crate::world::World;
 /// How long a healed cluster may take until everything is done.
 const SETTLES_WITHIN: Duration = Duration::from_secs(1_200);
 
+/// How probable it is that a device comes back with old readings when all is quiet.
+const STRAGGLERS: f64 = 0.3;
+const STRAGGLES_WITHIN: Duration = Duration::from_secs(60);
+
 /// Of so many runs one is of a healthy cluster.
 const HEALTHY_EVERY: u64 = 10;
 
@@ -139,22 +143,19 @@ impl Play {
         let cluster = Cluster::start(&self.services, &self.drawn.roles, &mut random);
         let producers: Vec<_> =
             (0..self.drawn.partitions).map(|p| self.producer(&topic, PartitionId(p), &mut random)).collect();
-        let (services, random) = (self.services.clone(), random.fork());
-        let disasters = Disasters { services, cluster: cluster.clone(), topic: topic.clone(), random };
+        let (services, cluster_too) = (self.services.clone(), cluster.clone());
+        let disasters = Disasters { services, cluster: cluster_too, topic: topic.clone(), random: random.fork() };
         tokio::spawn(disasters.run());
         futures::future::join_all(producers.into_iter().map(Producer::run)).await;
         world.time().sleep_until(self.drawn.workload).await;
         heal(&self.services, &cluster);
         world.trace(format_args!("healed"));
-        let deadline = world.time().now() + SETTLES_WITHIN;
-        loop {
-            match self.unsettled(&topic, &topic_id).await {
-                None => break,
-                Some(what) if world.time().now() > deadline => {
-                    return world.violated(format!("the healed cluster does not settle: {what}"));
-                }
-                Some(_) => world.time().sleep(Duration::from_secs(2)).await,
-            }
+        let stragglers = self.settle(&topic, &topic_id).await && random.chance(STRAGGLERS);
+        if stragglers {
+            let partition = PartitionId(random.below(self.drawn.partitions as u64) as i32);
+            let until = world.time().now() + STRAGGLES_WITHIN;
+            Producer { until, ..self.producer(&topic, partition, &mut random) }.straggle().await;
+            self.settle(&topic, &topic_id).await;
         }
         let anew = self.services.log.topic(&topic).await.is_ok_and(|info| info.id != topic_id);
         self.audit.end(&End {
@@ -164,6 +165,22 @@ impl Play {
             scratch: &self.services.scratch,
             is_cut_short: anew,
         });
+    }
+
+    /// Waits until all that was published is where it belongs; whether that came to be.
+    async fn settle(&self, topic: &TopicName, topic_id: &TopicId) -> bool {
+        let world = &self.services.world;
+        let deadline = world.time().now() + SETTLES_WITHIN;
+        loop {
+            match self.unsettled(topic, topic_id).await {
+                None => return true,
+                Some(what) if world.time().now() > deadline => {
+                    world.violated(format!("the healed cluster does not settle: {what}"));
+                    return false;
+                }
+                Some(_) => world.time().sleep(Duration::from_secs(2)).await,
+            }
+        }
     }
 
     async fn prepare(&self) -> Option<(TopicName, TopicId)> {

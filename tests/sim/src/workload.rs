@@ -146,6 +146,14 @@ impl Producer {
         }
     }
 
+    /// Publishes one block of old readings: a device that was out of reach for long has come back.
+    pub async fn straggle(mut self) {
+        self.habits = Habits { late: 1.0, repeat: 0.0, ..self.habits };
+        let (payload, timestamp, made) = self.block(&[]);
+        self.sent.note(&payload, made);
+        self.publish(&payload, timestamp).await;
+    }
+
     /// A block of new readings, with some repeated among them.
     fn block(&mut self, before: &[Sample]) -> (Bytes, Timestamp, Vec<Sample>) {
         let now = true_time(self.log.link.world.time());

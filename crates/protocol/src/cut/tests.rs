@@ -225,3 +225,13 @@ fn idle_sealing_needs_silence_the_clock_and_a_window_that_has_begun() {
     assert!(!ok(5, Some(99), 130), "no partition has reached the window");
     assert!(!ok(5, None, 130), "the topic is empty");
 }
+
+#[test]
+fn beyond_the_newest_record_a_window_begins_where_offsets_are_unowned_or_another_partition_is_sealed() {
+    let at = |s: i64| Some(Timestamp::from_micros(s * SECOND_US));
+    let cursor = cursor(200, 7, 7);
+    assert_eq!(begun(&cursor, Offset(7), at(150), at(200)), at(150), "all is owned and level: nothing is known beyond");
+    assert_eq!(begun(&cursor, Offset(8), at(150), at(200)), at(200), "a straggler waits for an owner");
+    assert_eq!(begun(&cursor, Offset(7), at(150), at(300)), at(200), "another partition waits for this one");
+    assert_eq!(begun(&cursor, Offset(8), None, at(200)), at(200), "all that was unowned is gone from the log");
+}
