@@ -44,7 +44,7 @@ struct Settling<'a> {
 impl Settling<'_> {
     /// Every condition comes with one operation, and each job's progress is one more of both.
     fn is_full(&self) -> bool {
-        self.write.when.len() + self.progress.len() + 4 > MOST || self.bytes > MAX_BYTES
+        self.write.when.len() + self.progress.len() + 4 > MOST || self.bytes >= MAX_BYTES
     }
 
     fn report(&mut self, key: &str, assignment: &Versioned<Assignment>, outcome: &Outcome, now: Timestamp) {

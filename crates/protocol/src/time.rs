@@ -62,14 +62,16 @@ impl Timestamp {
     /// The compact form used in object paths: `20150901T050000Z`, with `.ffffff` before the Z when the moment is not on a second.
     pub fn compact(self) -> String {
         let t = self.jiff().to_zoned(jiff::tz::TimeZone::UTC);
-        let whole = t.strftime("%Y%m%dT%H%M%S");
+        // Four digits also of a year before the first, which `%Y` would shorten to what can't be read back.
+        let (sign, year) = (if t.year() < 0 { "-" } else { "" }, t.year().unsigned_abs());
+        let rest = t.strftime("%m%dT%H%M%S");
         match self.0.rem_euclid(1_000_000) {
-            0 => format!("{whole}Z"),
-            us => format!("{whole}.{us:06}Z"),
+            0 => format!("{sign}{year:04}{rest}Z"),
+            us => format!("{sign}{year:04}{rest}.{us:06}Z"),
         }
     }
 
-    /// The inverse of [`Timestamp::compact`].
+    /// The inverse of [`Timestamp::compact`]. Takes that one spelling of a moment and no other.
     pub fn from_compact(text: &str) -> Result<Self, InvalidTime> {
         let bad = || InvalidTime(text.to_owned());
         let body = text.strip_suffix('Z').ok_or_else(bad)?;
@@ -80,7 +82,8 @@ impl Timestamp {
         };
         let t = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", whole).map_err(|_| bad())?;
         let t = t.to_zoned(jiff::tz::TimeZone::UTC).map_err(|_| bad())?;
-        Ok(Self::from_jiff(t.timestamp()).plus_micros(us))
+        let t = Self::from_jiff(t.timestamp()).plus_micros(us);
+        if t.compact() == text { Ok(t) } else { Err(bad()) }
     }
 }
 
@@ -119,6 +122,15 @@ mod tests {
     fn compact_form_is_the_one_that_paths_use() {
         let t: Timestamp = "2015-09-01T05:00:00Z".parse().unwrap();
         assert_eq!(t.compact(), "20150901T050000Z");
+        let before_christ: Timestamp = "-000105-08-31T05:00:00Z".parse().unwrap();
+        assert_eq!(before_christ.compact(), "-01050831T050000Z");
+    }
+
+    #[test]
+    fn a_moment_has_one_compact_form() {
+        for other in ["20150901T05000Z", "20150901T050000.000000Z", "+20150901T050000Z", "2015901T050000Z"] {
+            assert!(Timestamp::from_compact(other).is_err(), "{other}");
+        }
     }
 
     #[test]
@@ -131,7 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn compact_and_rfc3339_round_trip(us in -60_000_000_000_000_000i64..200_000_000_000_000_000) {
+        fn compact_and_rfc3339_round_trip(us in Timestamp::MIN.0..=Timestamp::MAX.0) {
             let t = Timestamp::from_micros(us);
             prop_assert_eq!(Timestamp::from_compact(&t.compact()).unwrap(), t);
             prop_assert_eq!(t.to_string().parse::<Timestamp>().unwrap(), t);

@@ -69,7 +69,7 @@ impl Store {
     fn dispatch(&mut self) {
         for decide in [settle, assign] {
             for round in 0.. {
-                assert!(round < 500, "it comes to an end");
+                assert!(round < 100, "it comes to an end");
                 let write = decide(&self.view, now());
                 if write.then.is_empty() {
                     break;

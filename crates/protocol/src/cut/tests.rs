@@ -160,6 +160,19 @@ fn an_answer_at_or_beyond_the_high_watermark_is_not_used() {
 }
 
 #[test]
+fn a_log_that_has_lost_its_end_is_waited_for_and_one_without_news_is_not() {
+    let idle = |high_watermark| Observed {
+        high_watermark: Offset(high_watermark),
+        idle: true,
+        ..seen(Lookup::Beyond, Lookup::Beyond)
+    };
+    assert_eq!(cut(&cursor(0, 40, 30), idle(20)), Cut::Wait);
+    assert_eq!(cut(&cursor(0, 40, 30), idle(39)), Cut::Wait);
+    let Cut::Seal(seal) = cut(&cursor(0, 40, 30), idle(40)) else { panic!("sealed") };
+    assert_eq!((seal.owned.len(), seal.next_start), (0, Offset(40)));
+}
+
+#[test]
 fn an_idle_partition_is_sealed_at_the_high_watermark() {
     let idle = Observed { idle: true, ..seen(Lookup::Beyond, Lookup::Beyond) };
     let Cut::Seal(seal) = cut(&cursor(0, 40, 30), idle) else { panic!("sealed") };
