@@ -123,7 +123,11 @@ mod tests {
     }
 
     fn complete(partitions: &[Marker]) -> Complete {
-        let input = |marker: &Marker| Input { partition: marker.plan.partition, attempt: marker.attempt.clone(), skipped: None };
+        let input = |marker: &Marker| Input {
+            partition: marker.plan.partition,
+            attempt: marker.attempt.clone(),
+            skipped: None,
+        };
         let Plan { topic, topic_id, window, revision, spec_hash, generation, .. } = partitions[0].plan.clone();
         Complete {
             version: MARKER_VERSION,
