@@ -155,6 +155,14 @@ impl Look {
             max_in_flight: self.max_in_flight,
         };
         let Step { writes, problem } = planner.step(&mut watched.silence).await?;
+        if !writes.is_empty() {
+            // A topic that was made anew meanwhile has answered with offsets of its own.
+            watched.topic = None;
+            let again = self::topic(&*self.parts.log, &job.spec.source.topic, now, &mut watched.topic).await?;
+            if again.is_none_or(|again| again.id != topic.id) {
+                return Ok(nothing);
+            }
+        }
         Ok(Looked { topic: Some(topic), calendar: Some(calendar), problem, writes, ..nothing })
     }
 
