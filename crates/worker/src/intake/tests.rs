@@ -285,10 +285,10 @@ proptest! {
         let mut damaged = good.to_vec();
         damaged[at.index(good.len())] = bytes.first().copied().unwrap_or(b'"');
         let mut intake = Intake::new(&json(), &plan(0));
-        intake.push(&of_block(0, bytes));
-        intake.push(&of_block(1, damaged));
-        intake.push(&of_block(2, good[..cut.index(good.len())].to_vec()));
-        intake.push(&of_block(3, good.to_vec()));
+        intake.push(&record(0, bytes));
+        intake.push(&record(1, damaged));
+        intake.push(&record(2, good[..cut.index(good.len())].to_vec()));
+        intake.push(&record(3, good.to_vec()));
         let (ledger, _) = intake.ledger();
         prop_assert!(ledger.kept >= 1, "the good one is kept");
         prop_assert_eq!(ledger.check(), Ok(()));
