@@ -22,7 +22,7 @@ use serde_json::json;
 use windrow_protocol::TopicName;
 
 use crate::{Answer, Gateway, MAX_READINGS, MAX_REQUEST_BYTES, PublishError, Readiness};
-use json::parse;
+pub use json::parse;
 
 /// How long a client may take to send a body: what it holds meanwhile is room that others wait for.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
