@@ -81,6 +81,8 @@ impl Engine {
         // The gate again: what is stored may be older than its rules.
         let plan_schema = plan(sql, table, &schema).await.map_err(|refusal| ProcessingError::Query(refusal.message))?;
         let output = Arc::new(plan_schema.schema().as_arrow().clone());
+        // The engine makes it too, but of two that make it at once one fails.
+        std::fs::create_dir_all(&self.scratch)?;
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(self.memory.clone())
             .with_temp_file_path(&self.scratch)
