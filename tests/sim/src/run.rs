@@ -267,9 +267,12 @@ impl Play {
                     continue;
                 };
                 let cursor = self.cursor(job, partition).await;
-                let through = cursor.as_ref().map(|cursor| (cursor.end.0, cursor.sealed_through));
-                if newest.is_some_and(|newest| through.is_none_or(|(at, sealed)| at != end || sealed <= newest)) {
-                    return Some(format!("{job}/{partition} is cut up to {through:?} of {end}, {newest:?}"));
+                // Where no record is left to read, retention may have taken the newest ones: their loss is reported.
+                let cut = |cursor: &Cursor, newest| {
+                    cursor.end.0 == end && (cursor.sealed_through > newest || cursor.next_start == cursor.end)
+                };
+                if newest.is_some_and(|newest| cursor.as_ref().is_none_or(|cursor| !cut(cursor, newest))) {
+                    return Some(format!("{job}/{partition} is cut up to {cursor:?} of {end}, {newest:?}"));
                 }
             }
         }
