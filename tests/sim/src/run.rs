@@ -70,7 +70,7 @@ impl Drawn {
             }
         }
         let devices = partitions as u32 * (1 + random.below(3) as u32);
-        Self { partitions, devices, jobs, roles: Roles::draw(random), workload: random.millis(60_000, 200_000) }
+        Self { partitions, devices, jobs, roles: Roles::draw(random), workload: random.millis(50_000, 140_000) }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Where each reading must be, worked out from the plans and the log alone, the slow and obvious way.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use windrow_protocol::job::LatePolicy;
 use windrow_protocol::marker::Marker;
 use windrow_protocol::plan::OffsetRange;
 use windrow_protocol::{Ledger, Offset, Plan};
 
-use super::must;
+use super::{Checked, must};
 use crate::log::History;
 use crate::workload::{Sample, Sent};
 
@@ -29,30 +29,34 @@ fn lost(marker: &Marker) -> OffsetRange {
     OffsetRange { start, end: Offset(start.0 + marker.ledger.lost_offsets as i64) }
 }
 
-/// Whose a reading is.
-enum Place {
-    OnTime(usize),
-    Late(usize),
-}
-
-/// The one batch that a reading belongs to. None if its record was lost before its window was planned: then the batch
-/// that was planned next after the loss reports it, since look-ups no longer see what is gone.
-fn place(markers: &[&Marker], offset: Offset, sample: &Sample) -> Result<Option<Place>, String> {
-    let of = |at: usize| &markers[at].plan;
-    let all = 0..markers.len();
-    let on_time = all.clone().filter(|at| of(*at).window.contains(sample.time) && of(*at).read.contains(offset));
-    let late = all.filter(|at| of(*at).owned.contains(offset) && sample.time < of(*at).window.start);
-    let places: Vec<Place> = on_time.map(Place::OnTime).chain(late.map(Place::Late)).collect();
-    let n = places.len();
-    match <[Place; 1]>::try_from(places) {
-        Ok([place]) => Ok(Some(place)),
-        Err(_) if n == 0 && markers.iter().any(|m| lost(m).contains(offset)) => Ok(None),
-        Err(_) => {
+/// Each reading of the offsets that are owned belongs to one batch. To none only if its record was lost before its window
+/// was planned: then the batch that was planned next after the loss reports it, since look-ups no longer see what is gone.
+pub fn each_once(markers: &[&Marker], history: &History, sent: &Sent) -> Checked {
+    let (Some(begin), Some(end)) = (markers.first(), markers.last()) else { return Ok(()) };
+    let covered = OffsetRange { start: begin.plan.owned.start, end: end.plan.owned.end };
+    for record in history.records.iter().filter(|record| covered.contains(record.offset)) {
+        let is_lost = markers.iter().any(|marker| lost(marker).contains(record.offset));
+        for sample in sent.samples(&record.payload).into_iter().flatten() {
+            let offset = record.offset;
+            let mine = |m: &&&Marker| is_on_time(m, offset, &sample) || is_late(m, offset, &sample);
+            let n = markers.iter().filter(mine).count();
+            if n == 1 || (n == 0 && is_lost) {
+                continue;
+            }
             let near = markers.iter().filter(|m| m.plan.window.contains(sample.time) || m.plan.owned.contains(offset));
             let near: Vec<String> = near.map(|m| describe(m)).collect();
-            Err(format!("{sample:?} at offset {offset} belongs to {n} batches; near it are {near:?}"))
+            return Err(format!("{sample:?} at offset {offset} belongs to {n} batches; near it are {near:?}"));
         }
     }
+    Ok(())
+}
+
+fn is_on_time(marker: &Marker, offset: Offset, sample: &Sample) -> bool {
+    marker.plan.read.contains(offset) && marker.plan.window.contains(sample.time)
+}
+
+fn is_late(marker: &Marker, offset: Offset, sample: &Sample) -> bool {
+    marker.plan.owned.contains(offset) && sample.time < marker.plan.window.start
 }
 
 fn describe(marker: &Marker) -> String {
@@ -61,85 +65,62 @@ fn describe(marker: &Marker) -> String {
     format!("{}/{window}/{partition} reads {read} owns {owned} lost {lost} by {sealed_by:?}", marker.job)
 }
 
-/// What every batch of a partition must have made; `markers` in the order in which they own offsets, all of them.
-pub fn expected(
-    markers: &[&Marker],
-    history: &History,
-    sent: &Sent,
-    late_policy: LatePolicy,
-) -> Result<Vec<Expected>, String> {
-    let mut expected: Vec<Expected> = markers.iter().map(|_| Expected::default()).collect();
-    let mut first: Vec<BTreeMap<Key, ()>> = markers.iter().map(|_| BTreeMap::new()).collect();
-    let (Some(begin), Some(end)) = (markers.first(), markers.last()) else { return Ok(expected) };
-    let covered = begin.plan.owned.start.0..end.plan.owned.end.0;
-    for record in history.records.iter().filter(|record| covered.contains(&record.offset.0)) {
-        let offset = record.offset;
-        let reads: Vec<bool> =
-            markers.iter().map(|m| m.plan.read.contains(offset) && !lost(m).contains(offset)).collect();
-        for (at, _) in reads.iter().enumerate().filter(|(_, reads)| **reads) {
-            expected[at].ledger.records += 1;
-        }
+/// What a batch must have made of the log.
+pub fn expected(marker: &Marker, history: &History, sent: &Sent, late_policy: LatePolicy) -> Result<Expected, String> {
+    let (plan, lost) = (&marker.plan, lost(marker));
+    must!(
+        lost.is_empty() || lost.end <= history.log_start,
+        "{} but the log begins at {}",
+        describe(marker),
+        history.log_start
+    );
+    let mut expected = Expected::default();
+    expected.ledger.lost_offsets = marker.ledger.lost_offsets;
+    let mut seen: BTreeSet<Key> = BTreeSet::new();
+    let read = history.records.iter().filter(|record| plan.read.contains(record.offset));
+    for record in read.filter(|record| !lost.contains(record.offset)) {
+        expected.ledger.records += 1;
         let Some(samples) = sent.samples(&record.payload) else {
-            let owner = markers.iter().position(|m| m.plan.owned.contains(offset));
-            if let Some(owner) = owner.filter(|owner| reads[*owner]) {
-                expected[owner].ledger.undecodable += 1;
-                expected[owner].quarantined += 1;
-            }
+            let kept = u64::from(plan.owned.contains(record.offset));
+            expected.ledger.undecodable += kept;
+            expected.quarantined += kept;
             continue;
         };
         for sample in &samples {
-            for (at, _) in reads.iter().enumerate().filter(|(_, reads)| **reads) {
-                expected[at].ledger.read += 1;
-                expected[at].ledger.skipped += 1;
-            }
-            let (at, is_late) = match place(markers, offset, sample)? {
-                Some(Place::OnTime(at)) => (at, false),
-                Some(Place::Late(at)) => (at, true),
-                None => continue,
-            };
-            if reads[at] {
-                let repeated = !is_late && first[at].insert((sample.device, sample.seq), ()).is_some();
-                expected[at].take(sample, is_late, repeated, late_policy);
+            expected.ledger.read += 1;
+            if is_on_time(marker, record.offset, sample) {
+                let is_repeated = !seen.insert((sample.device, sample.seq));
+                expected.take_on_time(sample, is_repeated);
+            } else if is_late(marker, record.offset, sample) {
+                expected.take_late(sample, late_policy);
+            } else {
+                expected.ledger.skipped += 1;
             }
         }
-    }
-    for (at, marker) in markers.iter().enumerate() {
-        expected[at].ledger.lost_offsets = marker.ledger.lost_offsets;
-        must!(
-            lost(marker).is_empty() || lost(marker).end <= history.log_start,
-            "{}/{} reports {} as lost, but the log begins at {}",
-            marker.plan.window.id(),
-            marker.plan.partition,
-            lost(marker),
-            history.log_start
-        );
     }
     Ok(expected)
 }
 
 impl Expected {
-    /// A reading that is this batch's; it was counted as skipped before.
-    fn take(&mut self, sample: &Sample, is_late: bool, is_repeated: bool, late_policy: LatePolicy) {
-        self.ledger.skipped -= 1;
-        let key = (sample.device, sample.seq);
-        if is_late {
-            self.ledger.late += 1;
-            match (sample.is_fit, late_policy) {
-                (false, _) => self.quarantined += 1,
-                (true, LatePolicy::Side) => self.late.push(key),
-                (true, LatePolicy::Drop) => {}
-            }
-            return;
-        }
+    fn take_on_time(&mut self, sample: &Sample, is_repeated: bool) {
         self.ledger.on_time += 1;
         if is_repeated {
             self.ledger.duplicate += 1;
         } else if sample.is_fit {
             self.ledger.kept += 1;
-            self.kept.push(key);
+            self.kept.push((sample.device, sample.seq));
         } else {
             self.ledger.quarantined += 1;
             self.quarantined += 1;
+        }
+    }
+
+    fn take_late(&mut self, sample: &Sample, late_policy: LatePolicy) {
+        self.ledger.late += 1;
+        match (sample.is_fit, late_policy) {
+            (false, _) => self.quarantined += 1,
+            (true, LatePolicy::Side) => self.late.push((sample.device, sample.seq)),
+            (true, LatePolicy::Drop) => {}
         }
     }
 }
