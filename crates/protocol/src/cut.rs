@@ -94,19 +94,19 @@ pub fn may_seal_idle(
 
 /// The latest moment of which something is known on a partition.
 ///
-/// `newest`: the latest record timestamp over all partitions of the topic. Beyond it, a window has begun when this
-/// partition holds offsets that nobody owns (readings that came after their window was sealed: the next window's batch
-/// must take them in as late, and when all is silent no other will come), or when another partition is sealed through
-/// it (`furthest`: then it is complete only when this one is sealed, too).
+/// `newest`: the latest record timestamp over all partitions of the topic. Beyond it, a window has begun when there are
+/// offsets that the next batch must read: stragglers, which came after their window was sealed and wait for an owner; or
+/// records that retention has taken since, whose loss nobody has reported. When all is silent, no later window would.
+/// And it has begun when another partition is sealed through it (`furthest`): it is complete only when this one is, too.
 pub fn begun(
     cursor: &Cursor,
     high_watermark: Offset,
     newest: Option<Timestamp>,
     furthest: Option<Timestamp>,
 ) -> Option<Timestamp> {
-    let unowned = (cursor.end < high_watermark).then_some(cursor.sealed_through);
+    let unread = (cursor.next_start < high_watermark).then_some(cursor.sealed_through);
     let sealed_elsewhere = furthest.filter(|furthest| cursor.sealed_through < *furthest).map(|_| cursor.sealed_through);
-    newest.max(unowned).max(sealed_elsewhere)
+    newest.max(unread).max(sealed_elsewhere)
 }
 
 /// Decides one window of one partition.

@@ -240,11 +240,17 @@ fn idle_sealing_needs_silence_the_clock_and_a_window_that_has_begun() {
 }
 
 #[test]
-fn beyond_the_newest_record_a_window_begins_where_offsets_are_unowned_or_another_partition_is_sealed() {
+fn beyond_the_newest_record_a_window_begins_where_offsets_are_unread_or_another_partition_is_sealed() {
     let at = |s: i64| Some(Timestamp::from_micros(s * SECOND_US));
     let cursor = cursor(200, 7, 7);
     assert_eq!(begun(&cursor, Offset(7), at(150), at(200)), at(150), "all is owned and level: nothing is known beyond");
     assert_eq!(begun(&cursor, Offset(8), at(150), at(200)), at(200), "a straggler waits for an owner");
     assert_eq!(begun(&cursor, Offset(7), at(150), at(300)), at(200), "another partition waits for this one");
-    assert_eq!(begun(&cursor, Offset(8), None, at(200)), at(200), "all that was unowned is gone from the log");
+    assert_eq!(
+        begun(&cursor, Offset(8), None, at(200)),
+        at(200),
+        "the straggler is gone from the log: a loss to report"
+    );
+    let behind = Cursor { end: Offset(9), ..cursor };
+    assert_eq!(begun(&behind, Offset(9), at(150), at(200)), at(200), "what the next window was to read is gone");
 }
