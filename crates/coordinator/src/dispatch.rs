@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op};
+use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, MAX_TXN_OPS, Op};
 use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Progress, Task, WorkerRecord, keys};
 use windrow_protocol::{JobName, Timestamp, WorkerId};
 
@@ -13,9 +13,6 @@ use crate::{outcomes, scheduler};
 
 /// Conditions and operations of one write, leaving room for the leader's own condition.
 const MOST: usize = MAX_TXN_OPS - 8;
-
-/// Bytes of one write from which on no more is added: an assignment holds its job's SQL, and etcd takes 1.5 MiB a request.
-const MAX_BYTES: usize = 512 * 1024;
 
 /// The write that takes in reports and takes back what is lost; empty when there is nothing to do.
 pub fn settle(view: &View, now: Timestamp) -> Write {
@@ -44,7 +41,7 @@ struct Settling<'a> {
 impl Settling<'_> {
     /// Every condition comes with one operation, and each job's progress is one more of both.
     fn is_full(&self) -> bool {
-        self.write.when.len() + self.progress.len() + 4 > MOST || self.bytes >= MAX_BYTES
+        self.write.when.len() + self.progress.len() + 4 > MOST || self.bytes >= ENOUGH_TXN_BYTES
     }
 
     fn report(&mut self, key: &str, assignment: &Versioned<Assignment>, outcome: &Outcome, now: Timestamp) {
@@ -126,7 +123,7 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     let jobs = view.jobs.values().filter(|job| job.value.paused.is_none() && !job.value.deleting);
     let waiting = jobs.map(|job| runnable(view, &job.value.name, now).take(room as usize).collect()).collect();
     for (batch, worker) in scheduler::solve(scheduler::Problem { free, waiting }) {
-        if write.when.len() + 3 > MOST || bytes >= MAX_BYTES {
+        if write.when.len() + 3 > MOST || bytes >= ENOUGH_TXN_BYTES {
             break;
         }
         let Some(holder) = view.workers.get(&worker) else { continue };

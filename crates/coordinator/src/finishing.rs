@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use windrow_ports::log::TopicInfo;
-use windrow_ports::meta::{Compare, Op};
+use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, Op};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
@@ -14,9 +14,6 @@ use crate::view::{View, encode};
 
 /// Last steps that are planned at a time.
 const MOST: usize = 40;
-
-/// Bytes of plans in one write, after which no more is added.
-const MAX_BYTES: usize = 512 * 1024;
 
 /// Windows in flight that began with another spec than the job's now, with its hash and generation.
 pub fn pinned(view: &View, job: &JobRecord) -> BTreeMap<WindowId, (String, u64)> {
@@ -66,7 +63,7 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
     let (mut through, mut bytes) = (through, 0);
     for mut plan in plans {
         // A plan names every partition, and etcd takes 1.5 MiB a request.
-        if bytes > MAX_BYTES {
+        if bytes > ENOUGH_TXN_BYTES {
             through = plan.window.start;
             break;
         }

@@ -27,6 +27,9 @@ pub enum MetaError {
 /// The most operations of one transaction (etcd's default).
 pub const MAX_TXN_OPS: usize = 128;
 
+/// Bytes of values in one transaction from which on a writer begins another: etcd takes 1.5 MiB a request.
+pub const ENOUGH_TXN_BYTES: usize = 512 * 1024;
+
 /// A key with its value and versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {

@@ -94,6 +94,23 @@ pub struct JobRecord {
     pub request_id: String,
 }
 
+impl JobRecord {
+    /// A job that is just created: of the first generation, running, without labels.
+    pub fn new(name: JobName, spec: JobSpec, now: Timestamp) -> Self {
+        Self {
+            name,
+            labels: Default::default(),
+            spec,
+            generation: 1,
+            paused: None,
+            deleting: false,
+            created_at: now,
+            updated_at: now,
+            request_id: String::new(),
+        }
+    }
+}
+
 /// How far a job's windows are, over all partitions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -160,6 +177,11 @@ pub struct BatchRecord {
 }
 
 impl BatchRecord {
+    /// The batch as it waits to be tried anew, by somebody's decision: as if it had never failed.
+    pub fn again(&self) -> Self {
+        Self { state: BatchState::Pending, failures: 0, losses: 0, not_before: None, ..self.clone() }
+    }
+
     /// A batch that has just been planned.
     pub fn new(id: BatchId, task: Task) -> Self {
         Self {

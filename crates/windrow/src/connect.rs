@@ -142,13 +142,7 @@ impl StoreArgs {
     }
 
     pub fn open(&self) -> Result<Store> {
-        let settings = S3Settings {
-            allow_http: self.s3_endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")),
-            endpoint: self.s3_endpoint.clone(),
-            region: Some(self.s3_region.clone()),
-            ..S3Settings::default()
-        };
-        Ok(Store::open(&self.store, &settings)?)
+        Ok(Store::open(&self.store, &s3(self.s3_endpoint.clone(), Some(self.s3_region.clone())))?)
     }
 
     /// Opens it and waits until it answers; refuses one on which a commit could succeed twice.
@@ -158,6 +152,12 @@ impl StoreArgs {
         patiently("object store", || store.probe(), unusable).await?;
         Ok(store)
     }
+}
+
+/// How an S3 service is reached; keys come from the environment. Plain HTTP only where its address says so.
+pub fn s3(endpoint: Option<String>, region: Option<String>) -> S3Settings {
+    let allow_http = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    S3Settings { allow_http, endpoint, region, ..S3Settings::default() }
 }
 
 /// A URL without a user and password in it.

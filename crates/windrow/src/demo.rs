@@ -92,17 +92,8 @@ fn tell_what_is_where(folder: &Path, file: &JobFile) {
 /// Stores the job as the API would.
 async fn create(cluster: &Cluster, file: &JobFile) -> Result<()> {
     let now = cluster.clock.now();
-    let record = JobRecord {
-        name: file.metadata.name.clone(),
-        labels: file.metadata.labels.clone(),
-        spec: file.spec.clone(),
-        generation: 1,
-        paused: None,
-        deleting: false,
-        created_at: now,
-        updated_at: now,
-        request_id: String::new(),
-    };
+    let windrow_protocol::job::Metadata { name, labels } = file.metadata.clone();
+    let record = JobRecord { labels, ..JobRecord::new(name, file.spec.clone(), now) };
     let key = keys::job(&record.name);
     let then = vec![
         Op::put(key.clone(), serde_json::to_vec(&record)?),

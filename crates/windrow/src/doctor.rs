@@ -14,9 +14,9 @@ use windrow_ports::conformance::{Property, log, meta};
 use windrow_ports::meta::{Op, Txn};
 use windrow_ports::{Log, MetaStore};
 use windrow_protocol::TopicName;
-use windrow_storage::{S3Settings, Store};
+use windrow_storage::Store;
 
-use crate::connect::KafkaFrom;
+use crate::connect::{KafkaFrom, s3};
 use crate::output::{self, OutputArgs};
 use crate::progress::Progress;
 
@@ -86,12 +86,7 @@ pub async fn run(args: Args) -> Result<()> {
         doctor.meta(Arc::new(etcd), &id).await?;
     }
     if let Some(url) = &args.store {
-        let settings = S3Settings {
-            allow_http: args.s3_endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")),
-            endpoint: args.s3_endpoint.clone(),
-            region: Some(args.s3_region.clone()),
-            ..S3Settings::default()
-        };
+        let settings = s3(args.s3_endpoint.clone(), Some(args.s3_region.clone()));
         doctor.store(&Store::open(url, &settings)?).await;
     }
     let Doctor { checked, progress, .. } = doctor;

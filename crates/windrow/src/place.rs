@@ -9,6 +9,7 @@ use windrow_protocol::state::keys;
 use windrow_storage::{S3Settings, Store};
 
 use crate::client::{Client, ServerArgs, said};
+use crate::connect::s3;
 
 /// The store, with a coordinator to ask for its address.
 #[derive(Debug, Clone, clap::Args)]
@@ -45,13 +46,7 @@ impl StoreFrom {
         }
         let url = url.context("the coordinator does not say where the store is: give --store")?;
         existing(&url)?;
-        let settings = S3Settings {
-            allow_http: endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")),
-            endpoint,
-            region,
-            ..S3Settings::default()
-        };
-        Ok(Store::open(&url, &settings)?)
+        Ok(Store::open(&url, &s3(endpoint, region))?)
     }
 }
 

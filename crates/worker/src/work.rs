@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use windrow_ports::lease::HeldLease;
-use windrow_ports::meta::{Compare, Event, KeyValue, MAX_TXN_OPS, Op, Txn};
+use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, Event, KeyValue, MAX_TXN_OPS, Op, Txn};
 use windrow_ports::{MetaError, MetaStore};
 use windrow_protocol::WorkerId;
 use windrow_protocol::state::{Assignment, Outcome, WorkerRecord, keys};
@@ -25,10 +25,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Bytes of an error that are kept.
 const MAX_ERROR_BYTES: usize = 2_048;
-
-/// Bytes of one transaction of reports after which no more is added: an assignment holds its job's SQL, and etcd takes
-/// 1.5 MiB a request.
-const MAX_REPORT_BYTES: usize = 512 * 1024;
 
 /// How a worker runs.
 #[derive(Debug, Clone)]
@@ -65,6 +61,12 @@ fn shortened(mut error: String) -> String {
         error += " ...";
     }
     error
+}
+
+/// An outcome written into its assignment, if that is still as it was given.
+fn report_of(key: String, revision: i64, assignment: Assignment, outcome: Outcome, lease: i64) -> (Compare, Op) {
+    let value = serde_json::to_vec(&Assignment { outcome: Some(outcome), ..assignment }).unwrap_or_default();
+    (Compare::Modified(key.clone(), revision), Op::Put { key, value: value.into(), lease })
 }
 
 /// A finished task: the assignment's key and what to report.
@@ -282,12 +284,11 @@ impl Session<'_> {
     async fn report(&mut self, ended: Vec<Done>, lease: i64) -> Result<(), MetaError> {
         let mut reports = ended.into_iter().filter_map(|(key, outcome)| {
             let Held { assignment, revision, .. } = self.running.remove(&key)?;
-            let value = serde_json::to_vec(&Assignment { outcome: Some(outcome), ..assignment }).unwrap_or_default();
-            Some((Compare::Modified(key.clone(), revision), Op::Put { key, value: value.into(), lease }))
+            Some(report_of(key, revision, assignment, outcome, lease))
         });
         loop {
             let (mut group, mut bytes) = (Vec::new(), 0);
-            while group.len() < MAX_TXN_OPS && bytes < MAX_REPORT_BYTES {
+            while group.len() < MAX_TXN_OPS && bytes < ENOUGH_TXN_BYTES {
                 let Some(report) = reports.next() else { break };
                 bytes += if let Op::Put { value, .. } = &report.1 { value.len() } else { 0 };
                 group.push(report);
@@ -311,11 +312,8 @@ impl Session<'_> {
         for item in self.meta.list(&keys::assignments(&self.settings.id)).await?.items {
             let Ok(assignment) = serde_json::from_slice::<Assignment>(&item.value) else { continue };
             if assignment.outcome.is_none() && !self.running.contains_key(&item.key) {
-                let when = vec![Compare::Modified(item.key.clone(), item.mod_revision)];
-                let released = Assignment { outcome: Some(Outcome::Released), ..assignment };
-                let value = serde_json::to_vec(&released).unwrap_or_default();
-                let then = vec![Op::Put { key: item.key, value: value.into(), lease }];
-                self.meta.txn(Txn { when, then }).await?;
+                let (when, then) = report_of(item.key, item.mod_revision, assignment, Outcome::Released, lease);
+                self.meta.txn(Txn { when: vec![when], then: vec![then] }).await?;
             }
         }
         Ok(())

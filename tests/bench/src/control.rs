@@ -1,7 +1,7 @@
 //! Control paths: planning many partitions, and batches without work, through a real etcd. Log and store are local, so
 //! that what is measured is the coordinator, etcd and the worker's protocol.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,17 +88,7 @@ impl Control {
             "source": {"topic": self.topic.as_str()}, "window": {"every": "1m"}, "lateness": "1m",
             "map": "SELECT device, count(*) AS n FROM readings GROUP BY device"
         }))?;
-        let record = JobRecord {
-            name: self.job.clone(),
-            labels: BTreeMap::new(),
-            spec: spec.clone(),
-            generation: 1,
-            paused: None,
-            deleting: false,
-            created_at: Timestamp::default(),
-            updated_at: Timestamp::default(),
-            request_id: String::new(),
-        };
+        let record = JobRecord::new(self.job.clone(), spec.clone(), Timestamp::default());
         let then = vec![
             Op::put(keys::job(&self.job), serde_json::to_vec(&record)?),
             Op::put(keys::spec(&self.job, &spec.hash()), serde_json::to_vec(&spec)?),

@@ -85,17 +85,7 @@ impl Cluster {
 
     async fn apply(&self) {
         let spec = spec();
-        let record = JobRecord {
-            name: self.job.clone(),
-            labels: BTreeMap::new(),
-            spec: spec.clone(),
-            generation: 1,
-            paused: None,
-            deleting: false,
-            created_at: Timestamp::default(),
-            updated_at: Timestamp::default(),
-            request_id: String::new(),
-        };
+        let record = JobRecord::new(self.job.clone(), spec.clone(), Timestamp::default());
         let then = vec![
             Op::put(keys::job(&self.job), serde_json::to_vec(&record).unwrap()),
             Op::put(keys::spec(&self.job, &spec.hash()), serde_json::to_vec(&spec).unwrap()),

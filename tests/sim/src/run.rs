@@ -194,17 +194,7 @@ impl Play {
         };
         self.services.log.create_topic(&new).await.ok()?;
         for (name, spec) in &self.drawn.jobs {
-            let record = JobRecord {
-                name: name.clone(),
-                labels: BTreeMap::new(),
-                spec: spec.clone(),
-                generation: 1,
-                paused: None,
-                deleting: false,
-                created_at: Timestamp::default(),
-                updated_at: Timestamp::default(),
-                request_id: String::new(),
-            };
+            let record = JobRecord::new(name.clone(), spec.clone(), Timestamp::default());
             let then = vec![
                 Op::put(keys::job(name), serde_json::to_vec(&record).ok()?),
                 Op::put(keys::spec(name, &spec.hash()), serde_json::to_vec(spec).ok()?),

@@ -131,17 +131,9 @@ impl Api {
             };
         }
         let now = self.now();
-        let record = JobRecord {
-            name: file.metadata.name,
-            labels: file.metadata.labels,
-            spec: file.spec,
-            generation: 1,
-            paused: None,
-            deleting: false,
-            created_at: now,
-            updated_at: now,
-            request_id: request.request_id.clone(),
-        };
+        let windrow_protocol::job::Metadata { name, labels } = file.metadata;
+        let request_id = request.request_id.clone();
+        let record = JobRecord { labels, request_id, ..JobRecord::new(name, file.spec, now) };
         let key = keys::job(&record.name);
         let then = vec![
             Op::put(key.clone(), encode(&record)),

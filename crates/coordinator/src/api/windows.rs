@@ -106,13 +106,7 @@ impl WindowService for Api {
             if !anew && record.value.state != BatchState::Failed {
                 return None;
             }
-            let mut again = BatchRecord {
-                state: BatchState::Pending,
-                failures: 0,
-                losses: 0,
-                not_before: None,
-                ..record.value.clone()
-            };
+            let mut again = record.value.again();
             if anew {
                 again.task.run_with(&job.spec.hash(), job.generation);
             }
@@ -135,11 +129,8 @@ impl WindowService for Api {
         let (_, batches) = self.window_batches(&request.name).await?;
         let failed = batches.iter().filter(|record| record.value.state == BatchState::Failed);
         let given_up = failed.map(|record| {
-            let (state, skip) = (BatchState::Pending, Some(request.reason.trim().to_owned()));
-            (
-                BatchRecord { state, skip, failures: 0, losses: 0, not_before: None, ..record.value.clone() },
-                record.revision,
-            )
+            let skip = Some(request.reason.trim().to_owned());
+            (BatchRecord { skip, ..record.value.again() }, record.revision)
         });
         let given_up: Vec<_> = given_up.collect();
         let batches = if request.validate_only { given_up.len() as u32 } else { self.write_batches(given_up).await? };

@@ -148,17 +148,7 @@ pub(crate) fn record(hour: i64, part: Part, partitions: i32) -> BatchRecord {
 /// A job with as many windows of as many partitions, all planned, last steps included.
 pub(crate) fn planned(windows: i64, partitions: i32) -> Store {
     let mut store = Store::default();
-    let record_of_job = JobRecord {
-        name: job(),
-        labels: BTreeMap::new(),
-        spec: spec(),
-        generation: 1,
-        paused: None,
-        deleting: false,
-        created_at: now(),
-        updated_at: now(),
-        request_id: String::new(),
-    };
+    let record_of_job = JobRecord::new(job(), spec(), now());
     store.set(keys::job(&job()), &record_of_job);
     store.set(keys::spec(&job(), &spec().hash()), &spec());
     let origin = window(0).start;

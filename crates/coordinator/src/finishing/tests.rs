@@ -84,17 +84,7 @@ fn sealed(through: &[i64], batches: &[(i64, i32)]) -> Store {
 }
 
 fn step_over(store: &Store, partitions: i32) -> Write {
-    let record = JobRecord {
-        name: job(),
-        labels: BTreeMap::new(),
-        spec: spec(),
-        generation: 7,
-        paused: None,
-        deleting: false,
-        created_at: at(0),
-        updated_at: at(0),
-        request_id: String::new(),
-    };
+    let record = JobRecord { generation: 7, ..JobRecord::new(job(), spec(), at(0)) };
     let id = TopicId::new("i").unwrap();
     let topic = TopicInfo { id, partitions, retention_ms: None, compacted: false, append_time: false };
     step(&store.view, &record, &hourly(), &topic)

@@ -44,17 +44,7 @@ async fn cut_all(times: &[Timestamp]) -> Cursor {
     let record = |timestamp: &Timestamp| Append { timestamp: *timestamp, key: None, payload: "x".into() };
     parts.log.append(&name, PartitionId(0), times.iter().map(record).collect()).await.unwrap();
     let spec = r#"{"source": {"topic": "t"}, "window": {"every": "day"}, "map": "SELECT 1"}"#;
-    let job = JobRecord {
-        name: JobName::new("j").unwrap(),
-        labels: BTreeMap::new(),
-        spec: serde_json::from_str(spec).unwrap(),
-        generation: 1,
-        paused: None,
-        deleting: false,
-        created_at: Timestamp::MIN,
-        updated_at: Timestamp::MIN,
-        request_id: String::new(),
-    };
+    let job = JobRecord::new(JobName::new("j").unwrap(), serde_json::from_str(spec).unwrap(), Timestamp::MIN);
     let mut planner = Planner {
         parts: &parts,
         job: &job,

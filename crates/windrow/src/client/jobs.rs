@@ -232,33 +232,37 @@ fn print_changed(args: &JobArgs, job: Option<v1::Job>, verb: &str, dry_run: bool
 
 /// `windrow retry`.
 pub async fn retry(args: RetryArgs) -> Result<()> {
-    let RetryArgs { job, window, dry_run, output, server } = args;
-    let client = server.connect().await?;
-    let request = v1::RetryWindowRequest { name: format!("jobs/{job}/windows/{window}"), validate_only: dry_run };
+    let client = args.server.connect().await?;
+    let request = v1::RetryWindowRequest { name: args.name(), validate_only: args.dry_run };
     let batches = client.windows().retry_window(request).await.map_err(said)?.into_inner().batches;
-    let value = json!({"job": job, "window": window.to_string(), "batches": batches, "dryRun": dry_run});
-    output::print(output.output, &value, &[window.to_string()], || {
-        let dry = if dry_run { " (dry run)" } else { "" };
-        match batches {
-            0 => format!("no batch of window {window} has failed: nothing to try again"),
-            n => format!("window {window}: {} tried again{dry}", output::count(n.into(), "batch")),
-        }
-    })
+    args.print(batches, "try again", "tried again")
 }
 
 /// `windrow skip`.
 pub async fn skip(args: SkipArgs) -> Result<()> {
-    let SkipArgs { window: RetryArgs { job, window, dry_run, output, server }, reason } = args;
-    let client = server.connect().await?;
-    let name = format!("jobs/{job}/windows/{window}");
-    let request = v1::SkipWindowRequest { name, reason, validate_only: dry_run };
+    let SkipArgs { window, reason } = args;
+    let client = window.server.connect().await?;
+    let request = v1::SkipWindowRequest { name: window.name(), reason, validate_only: window.dry_run };
     let batches = client.windows().skip_window(request).await.map_err(said)?.into_inner().batches;
-    let value = json!({"job": job, "window": window.to_string(), "batches": batches, "dryRun": dry_run});
-    output::print(output.output, &value, &[window.to_string()], || {
-        let dry = if dry_run { " (dry run)" } else { "" };
-        match batches {
-            0 => format!("no batch of window {window} has failed: nothing to give up"),
-            n => format!("window {window}: {} given up{dry}", output::count(n.into(), "batch")),
-        }
-    })
+    window.print(batches, "give up", "given up")
+}
+
+impl RetryArgs {
+    /// The window's resource name.
+    fn name(&self) -> String {
+        format!("jobs/{}/windows/{}", self.job, self.window)
+    }
+
+    /// Says how many failed batches something was done to: `to` do, and `done`.
+    fn print(&self, batches: u32, to: &str, done: &str) -> Result<()> {
+        let Self { job, window, dry_run, output, .. } = self;
+        let value = json!({"job": job, "window": window.to_string(), "batches": batches, "dryRun": dry_run});
+        output::print(output.output, &value, &[window.to_string()], || {
+            let dry = if *dry_run { " (dry run)" } else { "" };
+            match batches {
+                0 => format!("no batch of window {window} has failed: nothing to {to}"),
+                n => format!("window {window}: {} {done}{dry}", output::count(n.into(), "batch")),
+            }
+        })
+    }
 }
