@@ -1,5 +1,5 @@
 //! The coordinator: cuts partitions into windows, writes each plan once, hands batches to workers, and notes what became
-//! of them. Any number may run; one leads. It reads no readings and touches no output.
+//! of them. Any number may run; one leads. It reads no readings and computes nothing.
 //!
 //! Over and over: observe (follow the metadata, look up the log) -> decide (pure: `dispatch`, `finishing`, `outcomes`,
 //! `scheduler`, `windrow_protocol::cut`) -> write. Every write is a transaction that compares the leader's own key and the revision of
@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use windrow_ports::{Clock, Log, LogError, MetaError, MetaStore};
+use windrow_storage::{Store, StoreError};
 
 pub use leader::run;
 pub use view::View;
@@ -30,6 +31,8 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     pub meta: Arc<dyn MetaStore>,
     pub clock: Arc<dyn Clock>,
+    /// Where the workers write: the markers there are the history.
+    pub store: Store,
 }
 
 /// How the coordinator runs.
@@ -63,6 +66,8 @@ pub enum TickError {
     Meta(#[from] MetaError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// This replica leads no more.
     #[error("leadership is lost")]
     NotLeading,

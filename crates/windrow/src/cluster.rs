@@ -42,7 +42,7 @@ impl Cluster {
         let store = Store::open(&format!("file://{}", folder.join("store").display()), &S3Settings::default())?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let stop = CancellationToken::new();
-        let parts = Parts { log: db.log(), meta: db.meta(), clock: clock.clone() };
+        let parts = Parts { log: db.log(), meta: db.meta(), clock: clock.clone(), store: store.clone() };
         let settings = windrow_coordinator::Settings { tick: Duration::from_millis(50), ..Default::default() };
         let coordinator = tokio::spawn(windrow_coordinator::run(parts, settings, stop.clone()));
         let scratch = folder.join("scratch");

@@ -61,7 +61,6 @@ pub struct CoordinatorArgs {
     kafka: KafkaArgs,
     #[command(flatten)]
     etcd: EtcdArgs,
-    /// The coordinator only tells clients where output lies; it never opens it.
     #[command(flatten)]
     store: StoreArgs,
     /// Address of the gRPC API.
@@ -168,7 +167,7 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let grpc = serve::listen("--grpc", args.grpc).await?;
     let log = unless_stopped(&stop, args.kafka.connect("windrow-coordinator")).await?;
     let meta = unless_stopped(&stop, args.etcd.connect()).await?;
-    let parts = Parts { log, meta, clock: Arc::new(SystemClock::default()) };
+    let parts = Parts { log, meta, clock: Arc::new(SystemClock::default()), store: args.store.open()? };
     let settings = windrow_coordinator::Settings {
         id: format!("{}-{}", args.grpc, uuid::Uuid::now_v7()),
         lease_ttl: Duration::from_secs(args.lease_seconds),
@@ -234,7 +233,8 @@ pub async fn dev(args: DevArgs) -> Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "grpc http://{}\nhttp http://{}", grpc.local_addr()?, http.local_addr()?)?;
     out.flush()?;
-    let parts = Parts { log: cluster.log.clone(), meta: cluster.meta.clone(), clock: cluster.clock.clone() };
+    let (log, meta) = (cluster.log.clone(), cluster.meta.clone());
+    let parts = Parts { log, meta, clock: cluster.clock.clone(), store: cluster.store.clone() };
     let store = v1::ObjectStore { url: cluster.store.url().to_owned(), ..Default::default() };
     let ingest = windrow_gateway::grpc::service(cluster.gateway.clone());
     let api = windrow_coordinator::api::services(parts, told(store, v1::LogKind::Embedded), stop.clone());

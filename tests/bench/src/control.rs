@@ -40,6 +40,7 @@ struct Control {
     db: Database,
     meta: Arc<EtcdStore>,
     clock: Arc<dyn Clock>,
+    store: Store,
     stop: CancellationToken,
     job: JobName,
     topic: TopicName,
@@ -66,9 +67,10 @@ impl Control {
         let meta = Arc::new(EtcdStore::connect(&settings).await?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let stop = CancellationToken::new();
-        let parts = Parts { log: db.log(), meta: meta.clone(), clock: clock.clone() };
+        let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default())?;
+        let parts = Parts { log: db.log(), meta: meta.clone(), clock: clock.clone(), store: store.clone() };
         tokio::spawn(windrow_coordinator::run(parts, windrow_coordinator::Settings::default(), stop.clone()));
-        let control = Self { folder, db, meta, clock, stop, job: JobName::new("bench")?, topic };
+        let control = Self { folder, db, meta, clock, store, stop, job: JobName::new("bench")?, topic };
         control.until("a leader", async |meta| Ok(meta.get(keys::LEADER).await?.is_some())).await?;
         Ok(control)
     }
@@ -153,9 +155,7 @@ pub async fn batches(options: &Options) -> Result<Option<Line>> {
         // The last two minutes only show that those before are over.
         let windows = (options.batches / u64::from(SPREAD.unsigned_abs())).max(1);
         let control = Control::start(SPREAD, i64::try_from(windows)? + 2).await?;
-        let store =
-            Store::open(&format!("file://{}", control.folder.path().join("store").display()), &S3Settings::default())?;
-        tokio::spawn(worker(&control, store.clone())?);
+        tokio::spawn(worker(&control)?);
         let began = Instant::now();
         control.apply().await?;
         control
@@ -166,7 +166,7 @@ pub async fn batches(options: &Options) -> Result<Option<Line>> {
             })
             .await?;
         let seconds = began.elapsed().as_secs_f64();
-        count = store.list(&paths::commits(&control.job)).await?.len();
+        count = control.store.list(&paths::commits(&control.job)).await?.len();
         rates.push(count as f64 / seconds);
         control.end().await?;
     }
@@ -181,14 +181,11 @@ pub async fn batches(options: &Options) -> Result<Option<Line>> {
     }))
 }
 
-fn worker(
-    control: &Control,
-    store: Store,
-) -> Result<impl Future<Output = Result<(), windrow_worker::WorkerError>> + use<>> {
+fn worker(control: &Control) -> Result<impl Future<Output = Result<(), windrow_worker::WorkerError>> + use<>> {
     let scratch = control.folder.path().join("scratch");
     let engine = Engine::new(EngineSettings { memory_bytes: 256 << 20, scratch: scratch.clone() });
     let log: Arc<dyn Log> = control.db.log();
-    let tools = Tools::new(log, store, control.clock.clone(), engine, scratch);
+    let tools = Tools::new(log, control.store.clone(), control.clock.clone(), engine, scratch);
     let settings = windrow_worker::Settings {
         id: WorkerId::new("bench")?,
         slots: SLOTS,

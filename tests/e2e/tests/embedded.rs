@@ -60,7 +60,8 @@ impl Cluster {
     }
 
     fn coordinator(&self, id: &str) -> CancellationToken {
-        let parts = Parts { log: self.db.log(), meta: self.db.meta(), clock: Self::clock() };
+        let (log, meta) = (self.db.log(), self.db.meta());
+        let parts = Parts { log, meta, clock: Self::clock(), store: self.store.clone() };
         let stop = CancellationToken::new();
         let settings = windrow_coordinator::Settings {
             id: id.to_owned(),

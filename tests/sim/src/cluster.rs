@@ -150,6 +150,7 @@ async fn coordinator(services: Services, roles: Roles, node: Node, shutdown: Can
         log: Arc::new(services.log_for(&node)),
         meta: Arc::new(services.meta_for(&node)),
         clock: node.clock(),
+        store: services.store_for(&node),
     };
     let settings = windrow_coordinator::Settings {
         id: node.name().to_owned(),

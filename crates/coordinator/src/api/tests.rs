@@ -5,6 +5,7 @@ use windrow_embedded::Database;
 use windrow_ports::SystemClock;
 use windrow_ports::log::{Log, NewTopic};
 use windrow_protocol::{JobSpec, TopicName};
+use windrow_storage::{S3Settings, Store};
 use windrow_wire::convert;
 use windrow_wire::v1::job_service_server::JobService;
 use windrow_wire::v1::window_service_server::WindowService;
@@ -17,7 +18,8 @@ const SPEC: &str = r#"{"source": {"topic": "traffic", "values": {"speed": "f64"}
 fn api() -> (tempfile::TempDir, Database, Api) {
     let folder = tempfile::tempdir().unwrap();
     let db = Database::open(&folder.path().join("db")).unwrap();
-    let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()) };
+    let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
+    let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
     (folder, db, Api { parts, cluster: v1::Cluster::default(), stop: CancellationToken::new() })
 }
 

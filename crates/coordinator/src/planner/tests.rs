@@ -4,6 +4,7 @@ use windrow_embedded::Database;
 use windrow_ports::SystemClock;
 use windrow_ports::log::{Append, NewTopic};
 use windrow_protocol::JobName;
+use windrow_storage::{S3Settings, Store};
 
 use super::*;
 
@@ -37,7 +38,8 @@ fn a_short_timeout_is_reached_though_looks_are_further_apart() {
 async fn cut_all(times: &[Timestamp]) -> Cursor {
     let folder = tempfile::tempdir().unwrap();
     let db = Database::open(&folder.path().join("db")).unwrap();
-    let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()) };
+    let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
+    let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
     let name = TopicName::new("t").unwrap();
     let new = NewTopic { name: name.clone(), partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
     parts.log.create_topic(&new).await.unwrap();
