@@ -5,7 +5,7 @@ mod cluster;
 mod jobs;
 mod partitions;
 mod topic;
-pub(crate) use topic::refusals;
+pub(crate) use topic::{RETENTION_TOO_SHORT, refusals};
 mod windows;
 
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use windrow_ports::MetaError;
 use windrow_protocol::state::{JobRecord, keys};
 use windrow_protocol::{JobName, Timestamp};
+use windrow_storage::StoreError;
 use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1;
 use windrow_wire::v1::cluster_service_server::ClusterServiceServer;
@@ -95,6 +96,10 @@ fn meta(cause: MetaError) -> Status {
         MetaError::Unavailable(_) => error(Code::Unavailable, "METADATA_UNAVAILABLE", cause.to_string()),
         _ => error(Code::Internal, "METADATA_REFUSED", cause.to_string()),
     }
+}
+
+fn store(cause: StoreError) -> Status {
+    error(Code::Unavailable, "STORE_UNAVAILABLE", cause.to_string())
 }
 
 /// A page of items by their keys; the token is the last key of the page before.

@@ -2,12 +2,14 @@
 //! waits. Pure: a view in, one guarded write out, of as many steps as fit. The caller repeats until nothing is left.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, MAX_TXN_OPS, Op};
 use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Progress, Task, WorkerRecord, keys};
 use windrow_protocol::{JobName, Timestamp, WorkerId};
 
 use crate::planner::Write;
+use crate::scheduler::Waiting;
 use crate::view::{Versioned, View, encode};
 use crate::{outcomes, scheduler};
 
@@ -21,7 +23,10 @@ pub fn settle(view: &View, now: Timestamp) -> Write {
         if settling.is_full() {
             break;
         }
-        if let Some(outcome) = &assignment.value.outcome {
+        // What is reported of a job that can't be judged now stays until it can.
+        if let Some(outcome) = &assignment.value.outcome
+            && view.unreadable(&assignment.value.id.job).is_none()
+        {
             settling.report(key, assignment, outcome, now);
         }
     }
@@ -120,8 +125,11 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     if room == 0 {
         return write;
     }
-    let jobs = view.jobs.values().filter(|job| job.value.paused.is_none() && !job.value.deleting);
-    let waiting = jobs.map(|job| runnable(view, &job.value.name, now).take(room as usize).collect()).collect();
+    let waiting = view.running().map(|(job, _)| {
+        let ready = runnable(view, job, now).take(room as usize);
+        ready.map(|batch| Waiting { batch, home: home(view, &batch.value.task) }).collect()
+    });
+    let waiting = waiting.collect();
     for (batch, worker) in scheduler::solve(scheduler::Problem { free, waiting }) {
         if write.when.len() + 3 > MOST || bytes >= ENOUGH_TXN_BYTES {
             break;
@@ -130,6 +138,18 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
         bytes += hand(view, batch, &holder.value, holder.revision, &mut write);
     }
     write
+}
+
+/// The worker that reads a partition whose windows overlap: always the same one, while the workers are the same
+/// (rendezvous hashing), so that it reads what they have in common once.
+fn home(view: &View, task: &Task) -> Option<WorkerId> {
+    let Task::Map(plan) = task else { return None };
+    let weight = |worker: &&WorkerId| {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (worker, &plan.topic_id, plan.partition).hash(&mut hasher);
+        hasher.finish()
+    };
+    plan.overlaps_others().then(|| view.workers.keys().max_by_key(weight).cloned()).flatten()
 }
 
 fn free_slots(view: &View) -> BTreeMap<WorkerId, u32> {

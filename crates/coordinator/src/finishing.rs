@@ -108,7 +108,7 @@ pub struct Sealed<'a> {
 pub fn plan(sealed: &Sealed<'_>) -> (Vec<FinishPlan>, Timestamp) {
     let mut plans = Vec::new();
     let mut at = sealed.from;
-    let within = sealed.batches.range(WindowId(sealed.from)..WindowId(sealed.through));
+    let within = sealed.batches.range(WindowId(sealed.from)..WindowId(sealed.through.max(sealed.from)));
     for (window, with_batch) in within {
         if plans.len() >= MOST {
             return (plans, at);
@@ -116,7 +116,7 @@ pub fn plan(sealed: &Sealed<'_>) -> (Vec<FinishPlan>, Timestamp) {
         if at < window.0 {
             plans.push(empty_run(sealed, at, window.0));
         }
-        let window = sealed.calendar.window_of(window.0);
+        let window = sealed.calendar.window_from(window.0);
         plans.push(last_step(sealed, window, window.end, 1, with_batch));
         at = window.end;
     }
@@ -129,7 +129,7 @@ pub fn plan(sealed: &Sealed<'_>) -> (Vec<FinishPlan>, Timestamp) {
 
 fn empty_run(sealed: &Sealed<'_>, from: Timestamp, until: Timestamp) -> FinishPlan {
     let windows = sealed.calendar.count(from, until);
-    last_step(sealed, sealed.calendar.window_of(from), until, windows, &BTreeSet::new())
+    last_step(sealed, sealed.calendar.window_from(from), until, windows, &BTreeSet::new())
 }
 
 fn last_step(

@@ -11,10 +11,11 @@ use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
 use windrow_protocol::JobName;
 use windrow_protocol::state::{LeaderRecord, keys};
 
+use crate::janitor::Janitor;
 use crate::looks::{Looked, Looks};
 use crate::mirror::Mirror;
 use crate::planner::Write;
-use crate::view::{Versioned, encode};
+use crate::view::{Versioned, View, encode};
 use crate::{Parts, Settings, TickError, dispatch, finishing};
 
 /// Transactions in flight at a time.
@@ -45,7 +46,7 @@ async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &Cancel
         return Ok(());
     }
     let lease = HeldLease::acquire(parts.meta.clone(), parts.clock.clone(), settings.lease_ttl).await?;
-    let record = LeaderRecord { id: settings.id.clone(), address: String::new() };
+    let record = LeaderRecord { id: settings.id.clone() };
     let put = Op::Put { key: keys::LEADER.to_owned(), value: encode(&record).into(), lease: lease.id() };
     let won = parts.meta.txn(Txn { when: vec![Compare::Absent(keys::LEADER.to_owned())], then: vec![put] }).await?;
     if !won.applied {
@@ -53,11 +54,13 @@ async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &Cancel
     }
     tracing::info!(id = settings.id, "leading");
     let leader = Leader { parts, settings, term: won.revision };
+    let mut janitor = Janitor::default();
     let result = tokio::select! {
         biased;
         () = lease.lost() => Err(TickError::NotLeading),
         () = shutdown.cancelled() => Ok(()),
         result = leader.lead() => result,
+        () = janitor.run(parts, settings.janitor) => Ok(()),
     };
     // The next leader need not wait for the lease to expire; if this fails, it expires.
     let _ = lease.revoke().await;
@@ -91,6 +94,7 @@ impl Leader<'_> {
         loop {
             self.dispatch(&mut mirror).await?;
             self.remove_deleted(&mut mirror).await?;
+            self.note_unreadable(mirror.view()).await?;
             looks.begin(self.parts, mirror.view(), self.settings.max_in_flight);
             let now = clock.elapsed();
             let pause = looks.next_due(now + self.settings.tick).saturating_sub(now);
@@ -230,10 +234,26 @@ impl Leader<'_> {
         self.write(Write { when, then: vec![op] }).await.map(drop)
     }
 
+    /// Notes which jobs can't go on since something of their plans is not understood. A look notes when they can.
+    async fn note_unreadable(&self, view: &View) -> Result<(), TickError> {
+        for (name, job) in &view.jobs {
+            let Some(key) = view.unreadable(name) else { continue };
+            let problem = format!(
+                "{key} in the metadata store is not understood: a newer windrow wrote it; run its coordinators alone, or \
+                 delete the job and apply it anew"
+            );
+            self.note_problem(name, job.revision, Some(problem), view.problems.get(name).cloned()).await?;
+        }
+        Ok(())
+    }
+
     /// Writes what a look at a job has found, and plans the last steps of windows. Whether there may be more to cut at
     /// once.
     async fn plan(&self, looked: Looked, mirror: &mut Mirror) -> Result<bool, TickError> {
         let Looked { job: Versioned { value: job, revision }, topic, calendar, problem, writes } = looked;
+        if mirror.view().unreadable(&job.name).is_some() {
+            return Ok(false);
+        }
         let noted = mirror.view().problems.get(&job.name).cloned();
         self.note_problem(&job.name, revision, problem, noted).await?;
         let (Some(topic), Some(calendar)) = (topic, calendar) else { return Ok(false) };

@@ -8,6 +8,7 @@
 pub mod api;
 mod dispatch;
 mod finishing;
+mod janitor;
 mod leader;
 mod looks;
 mod mirror;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use windrow_ports::{Clock, Log, LogError, MetaError, MetaStore};
 use windrow_storage::{Store, StoreError};
 
+pub use janitor::JanitorSettings;
 pub use leader::run;
 pub use view::View;
 
@@ -46,6 +48,7 @@ pub struct Settings {
     pub lease_ttl: Duration,
     /// Batches that a job has in the metadata store before no further ahead is cut. Default 10,000.
     pub max_in_flight: usize,
+    pub janitor: JanitorSettings,
 }
 
 impl Default for Settings {
@@ -55,6 +58,7 @@ impl Default for Settings {
             tick: Duration::from_millis(200),
             lease_ttl: Duration::from_secs(10),
             max_in_flight: 10_000,
+            janitor: JanitorSettings::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ use windrow_protocol::state::{JobRecord, Progress};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{JobName, TopicName, WindowId};
 
-use crate::api::refusals;
+use crate::api::{RETENTION_TOO_SHORT, refusals};
 use crate::planner::{Cursors, Planner, Silence, Step, Write};
 use crate::view::{Versioned, View};
 use crate::{Parts, TickError, finishing};
@@ -63,12 +63,11 @@ impl Looks {
         self.due.retain(|name, _| is_kept(name));
         self.watched.retain(|name, watched| is_kept(name) || watched.is_none());
         let now = parts.clock.elapsed();
-        for (name, job) in &view.jobs {
+        for (name, job) in view.running() {
             if self.running.len() >= MOST {
                 return;
             }
-            let is_due = self.due.get(name).is_none_or(|due| *due <= now);
-            if !is_due || job.value.paused.is_some() || job.value.deleting {
+            if self.due.get(name).is_some_and(|due| *due > now) {
                 continue;
             }
             let Some(watched) = self.watched.entry(name.clone()).or_insert_with(|| Some(Watched::default())).take()
@@ -79,7 +78,7 @@ impl Looks {
                 parts: parts.clone(),
                 job: job.clone(),
                 cursors: view.cursors.get(name).cloned().unwrap_or_default(),
-                progress: view.progress.get(name).map(|progress| progress.value.clone()),
+                progress: view.progress.get(name).cloned(),
                 pinned: finishing::pinned(view, &job.value),
                 in_flight: view.batches.get(name).map_or(0, BTreeMap::len),
                 max_in_flight,
@@ -116,7 +115,7 @@ struct Look {
     parts: Parts,
     job: Versioned<JobRecord>,
     cursors: Cursors,
-    progress: Option<Progress>,
+    progress: Option<Versioned<Progress>>,
     pinned: BTreeMap<WindowId, (String, u64)>,
     in_flight: usize,
     max_in_flight: usize,
@@ -172,6 +171,11 @@ impl Look {
         if self.cursors.is_empty() {
             // It may have been made after the job.
             return refusals(spec, topic).into_iter().next().map(|violation| violation.message);
+        }
+        // What was fit once may be changed: then records vanish, or get other times.
+        let changed = refusals(spec, topic).into_iter().find(|violation| violation.reason != RETENTION_TOO_SHORT);
+        if let Some(violation) = changed {
+            return Some(violation.message);
         }
         let other = self.cursors.values().find(|cursor| cursor.value.topic_id != topic.id)?;
         Some(format!(

@@ -91,7 +91,7 @@ pub struct Planner<'a> {
     pub calendar: Calendar,
     pub topic: TopicInfo,
     pub cursors: Cursors,
-    pub progress: Option<Progress>,
+    pub progress: Option<Versioned<Progress>>,
     /// Windows in flight that began with another spec than the job's now: hash and generation. A window is computed by
     /// one spec on all partitions, and in its last step.
     pub pinned: BTreeMap<WindowId, (String, u64)>,
@@ -182,7 +182,7 @@ impl Planner<'_> {
         let all = self.cursors.iter().map(|(partition, cursor)| (*partition, cursor.value.sealed_through));
         let all = all.filter(|(_, through)| *through < Timestamp::MAX);
         let chosen = all.filter(|(_, through)| self.in_flight < self.max_in_flight || Some(*through) < furthest);
-        chosen.map(|(partition, through)| (partition, self.calendar.window_of(through))).collect()
+        chosen.map(|(partition, through)| (partition, self.calendar.window_from(through))).collect()
     }
 
     async fn look_up(&self, times: impl Iterator<Item = (PartitionId, Timestamp)>) -> Result<Vec<Lookup>, TickError> {
@@ -281,7 +281,8 @@ impl Planner<'_> {
                 _ => continue,
             };
             // Windows that are finished stay finished: a new partition joins after them.
-            let start = self.progress.as_ref().map_or(start, |progress| start.max(progress.finish_planned_through));
+            let start =
+                self.progress.as_ref().map_or(start, |progress| start.max(progress.value.finish_planned_through));
             let cursor = Cursor {
                 topic_id: self.topic.id.clone(),
                 sealed_through: start,
@@ -289,7 +290,14 @@ impl Planner<'_> {
                 next_start: bounds.log_start,
             };
             let key = keys::cursor(&self.job.name, *partition);
-            writes.push(Write { when: vec![Compare::Absent(key.clone())], then: vec![Op::put(key, encode(&cursor))] });
+            // Progress may have gone on since: a partition that joins behind it would be read by nobody.
+            let progress_key = keys::progress(&self.job.name);
+            let as_seen = match &self.progress {
+                Some(progress) => Compare::Modified(progress_key, progress.revision),
+                None => Compare::Absent(progress_key),
+            };
+            let when = vec![Compare::Absent(key.clone()), as_seen];
+            writes.push(Write { when, then: vec![Op::put(key, encode(&cursor))] });
         }
         Ok(writes)
     }

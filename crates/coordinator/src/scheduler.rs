@@ -10,10 +10,19 @@ pub struct Problem<B> {
     /// Free slots.
     pub free: BTreeMap<WorkerId, u32>,
     /// Per job the batches that may run, oldest window first.
-    pub waiting: Vec<Vec<B>>,
+    pub waiting: Vec<Vec<Waiting<B>>>,
 }
 
-/// Gives jobs turns, so that a backlog of one starves no other, and gives each batch to the worker with most room.
+/// A batch that may run.
+#[derive(Debug)]
+pub struct Waiting<B> {
+    pub batch: B,
+    /// The worker that gets it if it has room: it may still have what the batch reads.
+    pub home: Option<WorkerId>,
+}
+
+/// Gives jobs turns, so that a backlog of one starves no other, and gives each batch to its home, or to the worker with
+/// most room.
 pub fn solve<B>(problem: Problem<B>) -> Vec<(B, WorkerId)> {
     let mut free = problem.free;
     let mut queues: Vec<_> = problem.waiting.into_iter().map(Vec::into_iter).collect();
@@ -21,11 +30,12 @@ pub fn solve<B>(problem: Problem<B>) -> Vec<(B, WorkerId)> {
     while !queues.is_empty() {
         let mut left = Vec::new();
         for mut queue in queues {
-            let Some(batch) = queue.next() else { continue };
-            let most = free.iter_mut().filter(|(_, slots)| **slots > 0).max_by_key(|(_, slots)| **slots);
-            let Some((worker, slots)) = most else { return solution };
-            *slots -= 1;
-            solution.push((batch, worker.clone()));
+            let Some(Waiting { batch, home }) = queue.next() else { continue };
+            let at_home = home.filter(|home| free.get(home).is_some_and(|slots| *slots > 0));
+            let most = || free.iter().filter(|(_, slots)| **slots > 0).max_by_key(|(_, slots)| **slots);
+            let Some(worker) = at_home.or_else(|| most().map(|(worker, _)| worker.clone())) else { return solution };
+            free.entry(worker.clone()).and_modify(|slots| *slots -= 1);
+            solution.push((batch, worker));
             left.push(queue);
         }
         queues = left;
@@ -42,17 +52,27 @@ mod tests {
     proptest! {
         #[test]
         fn no_worker_gets_more_than_it_has_room_for_no_batch_goes_twice_and_no_slot_is_left_idle(
-            slots in prop::collection::vec(0u32..5, 0..5), jobs in prop::collection::vec(0usize..8, 0..5)
+            slots in prop::collection::vec(0u32..5, 0..5), jobs in prop::collection::vec(0usize..8, 0..5),
+            homes in prop::collection::vec(prop::option::of(0usize..6), 40)
         ) {
             let name = |i: usize| WorkerId::new(format!("w{i}")).unwrap();
             let free: BTreeMap<_, _> = slots.iter().enumerate().map(|(i, n)| (name(i), *n)).collect();
-            let waiting = jobs.iter().enumerate().map(|(j, n)| (0..*n).map(|b| (j, b)).collect()).collect();
+            let home = |j: usize, b: usize| homes[j * 8 + b].map(name);
+            let waiting = |j: usize, b: usize| Waiting { batch: (j, b), home: home(j, b) };
+            let waiting = jobs.iter().enumerate().map(|(j, n)| (0..*n).map(|b| waiting(j, b)).collect()).collect();
             let solution = solve(Problem { free: free.clone(), waiting });
             let room: u32 = slots.iter().sum();
             let wanted: usize = jobs.iter().sum();
             prop_assert_eq!(solution.len(), wanted.min(room as usize));
-            for (worker, slots) in free {
-                prop_assert!(solution.iter().filter(|(_, w)| *w == worker).count() <= slots as usize);
+            for (worker, slots) in &free {
+                prop_assert!(solution.iter().filter(|(_, w)| w == worker).count() <= *slots as usize);
+            }
+            for ((j, b), worker) in &solution {
+                // Who is sent elsewhere has found its home full of others.
+                if let Some(home) = home(*j, *b).filter(|home| home != worker && free.contains_key(home)) {
+                    let there = solution.iter().filter(|(_, worker)| *worker == home).count();
+                    prop_assert_eq!(there, free[&home] as usize);
+                }
             }
             let mut batches: Vec<_> = solution.iter().map(|(batch, _)| *batch).collect();
             batches.sort_unstable();

@@ -1,5 +1,6 @@
-//! Everything under `/windrow/v1/`, decoded. A value that can't be read is logged and left out: one bad key must not
-//! stop the others.
+//! Everything under `/windrow/v1/`, decoded. A value that can't be read (a newer version wrote it) is logged and left out:
+//! one bad key must not stop the others. But the job that it belongs to stops: to take a batch for absent would be to
+//! finish its window without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,8 @@ pub struct View {
     /// The batches by what is to be done with them, so that nobody has to look through all of them.
     pub queues: BTreeMap<JobName, Queue>,
     pub workers: BTreeMap<WorkerId, Versioned<WorkerRecord>>,
+    /// Keys of jobs' cursors, progress and batches that are not understood.
+    unreadable: BTreeMap<JobName, BTreeSet<String>>,
     /// By key.
     pub assignments: BTreeMap<String, Versioned<Assignment>>,
 }
@@ -85,13 +88,35 @@ impl View {
         self.delete(&item.key);
         if self.add(item).is_none() {
             tracing::warn!(key = item.key, "metadata key is not understood; leaving it out");
+            if let Some(job) = planned_job(&item.key) {
+                self.unreadable.entry(job).or_default().insert(item.key.clone());
+            }
         }
+    }
+
+    /// A key of the job's plans that is not understood: nobody may decide anything of the job without it.
+    pub fn unreadable(&self, job: &JobName) -> Option<&str> {
+        self.unreadable.get(job).and_then(BTreeSet::first).map(String::as_str)
+    }
+
+    /// The jobs that have work to be planned and handed out.
+    pub fn running(&self) -> impl Iterator<Item = (&JobName, &Versioned<JobRecord>)> {
+        let runs = |job: &JobRecord| job.paused.is_none() && !job.deleting;
+        self.jobs.iter().filter(move |(name, job)| runs(&job.value) && self.unreadable(name).is_none())
     }
 
     /// Forgets a key that was deleted.
     pub fn delete(&mut self, key: &str) {
         // A key that is not understood was never taken in.
         let _ = self.remove(key);
+        if let Some(job) = planned_job(key)
+            && let Some(keys) = self.unreadable.get_mut(&job)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.unreadable.remove(&job);
+            }
+        }
     }
 
     fn add(&mut self, item: &KeyValue) -> Option<()> {
@@ -145,6 +170,13 @@ impl View {
     }
 }
 
+/// The job whose plans a key is part of.
+fn planned_job(key: &str) -> Option<JobName> {
+    let mut segments = key.strip_prefix(ROOT)?.split('/');
+    let is_planned = matches!(segments.next()?, "batches" | "cursors" | "progress");
+    is_planned.then(|| segments.next()).flatten().and_then(|job| JobName::new(job).ok())
+}
+
 fn decode<T: DeserializeOwned>(item: &KeyValue) -> Option<Versioned<T>> {
     let value = serde_json::from_slice(&item.value).ok()?;
     Some(Versioned { value, revision: item.mod_revision })
@@ -153,4 +185,53 @@ fn decode<T: DeserializeOwned>(item: &KeyValue) -> Option<Versioned<T>> {
 /// JSON of a record. Records are structs of strings, numbers and maps with text keys, which always serialise.
 pub fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use windrow_protocol::Timestamp;
+
+    use super::*;
+
+    fn item(key: &str, value: impl Into<Vec<u8>>) -> KeyValue {
+        let value: Vec<u8> = value.into();
+        KeyValue { key: key.to_owned(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 0 }
+    }
+
+    fn job() -> (JobName, Vec<u8>) {
+        let spec = r#"{"source": {"topic": "t"}, "window": {"every": "day"}, "map": "SELECT 1"}"#;
+        let name = JobName::new("j").unwrap();
+        let record = JobRecord::new(name.clone(), serde_json::from_str(spec).unwrap(), Timestamp::MIN);
+        (name, encode(&record))
+    }
+
+    #[test]
+    fn a_job_stops_while_a_part_of_its_plans_is_not_understood() {
+        let (name, record) = job();
+        for key in ["batches/j/20260101T000000Z/3", "cursors/j/3", "progress/j"] {
+            let key = format!("{ROOT}{key}");
+            let mut view = View::default();
+            view.put(&item(&keys_of_job(&name), record.clone()));
+            assert_eq!(view.running().count(), 1);
+            view.put(&item(&key, r#"{"of": "a newer version"}"#));
+            assert_eq!((view.running().count(), view.unreadable(&name)), (0, Some(key.as_str())));
+            view.delete(&key);
+            assert_eq!((view.running().count(), view.unreadable(&name)), (1, None));
+        }
+    }
+
+    #[test]
+    fn a_key_of_nobody_s_plans_stops_nobody() {
+        let (name, record) = job();
+        let mut view = View::default();
+        view.put(&item(&keys_of_job(&name), record));
+        for key in ["workers/w", "assignments/w/j/20260101T000000Z/3", "things/j", "batches"] {
+            view.put(&item(&format!("{ROOT}{key}"), "?"));
+        }
+        assert_eq!(view.running().count(), 1);
+    }
+
+    fn keys_of_job(name: &JobName) -> String {
+        windrow_protocol::state::keys::job(name)
+    }
 }

@@ -7,7 +7,6 @@
 use std::sync::{Arc, mpsc};
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::oneshot;
 use windrow_ports::log::{Append, Bounds, Log, LogError, NewTopic, Record, TopicInfo};
@@ -147,13 +146,8 @@ impl Log for EmbeddedLog {
     ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
         let (tell, told) = tokio::sync::mpsc::channel(READ_AHEAD);
         let (tables, topic) = (self.tables.clone(), topic.clone());
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_chunks(&tables, &topic, partition, range, &tell) {
-                // A reader that is gone needs no error.
-                let _ = tell.blocking_send(Err(error));
-            }
-        });
-        tokio_stream::wrappers::ReceiverStream::new(told).boxed()
+        let reading = tokio::task::spawn_blocking(move || read_chunks(&tables, &topic, partition, range, &tell));
+        windrow_ports::log::until_done(told, reading)
     }
 
     async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError> {

@@ -133,7 +133,9 @@ impl EtcdStore {
         let options = ConnectOptions::new()
             .with_connect_timeout(settings.timeout)
             .with_keep_alive(settings.timeout, settings.timeout)
-            .with_keep_alive_while_idle(true);
+            .with_keep_alive_while_idle(true)
+            // A member that is cut off from the others ends its watches instead of keeping silent.
+            .with_require_leader(true);
         let connecting = Client::connect(&settings.endpoints, Some(options));
         let gone = |what: &dyn std::fmt::Display| MetaError::Unavailable(format!("etcd at {endpoints}: {what}"));
         let client = match tokio::time::timeout(settings.timeout, connecting).await {

@@ -125,8 +125,10 @@ impl KafkaLog {
     pub fn new(settings: KafkaSettings) -> Result<Self, LogError> {
         let errors = Errors { brokers: settings.brokers.clone(), heard: Heard::default() };
         let bad = |error: KafkaError| LogError::Refused(format!("kafka settings: {error}"));
-        // A group is only named because librdkafka wants one before it assigns partitions; nothing is stored under it.
-        let queries: BaseConsumer = settings.config(&[("group.id", "windrow")]).create().map_err(bad)?;
+        // A group is only named because librdkafka wants one before it assigns partitions; nothing is stored under it. The
+        // log's end is the high watermark, as readers see it: not the start of somebody's open transaction.
+        let queries = settings.config(&[("group.id", "windrow"), ("isolation.level", "read_uncommitted")]);
+        let queries: BaseConsumer = queries.create().map_err(bad)?;
         Ok(Self {
             producer: RwLock::new(producer(&settings, &errors.heard).map_err(bad)?),
             queries: Arc::new(queries),
@@ -382,13 +384,8 @@ impl Log for KafkaLog {
         }
         let (tell, told) = tokio::sync::mpsc::channel(READ_AHEAD);
         let (pool, errors, topic) = (self.readers.clone(), self.errors.clone(), topic.clone());
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = read::range(&pool, &errors, &topic, partition, range, &tell) {
-                // A reader that is gone needs no error.
-                let _ = tell.blocking_send(Err(error));
-            }
-        });
-        tokio_stream::wrappers::ReceiverStream::new(told).boxed()
+        let reading = tokio::task::spawn_blocking(move || read::range(&pool, &errors, &topic, partition, range, &tell));
+        windrow_ports::log::until_done(told, reading)
     }
 
     async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError> {

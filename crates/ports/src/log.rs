@@ -2,7 +2,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use windrow_protocol::cut::Lookup;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicId, TopicName};
 
@@ -78,6 +81,23 @@ pub struct Record {
     pub timestamp: Timestamp,
     pub key: Option<Bytes>,
     pub payload: Bytes,
+}
+
+/// What a task that reads tells chunk by chunk, and then how the task ended. Without its end nothing says that the range
+/// is whole: of a task that panicked, or that never ran, the chunks just stop.
+pub fn until_done(
+    mut told: mpsc::Receiver<Result<Vec<Record>, LogError>>,
+    reading: JoinHandle<Result<(), LogError>>,
+) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+    let chunks = futures::stream::poll_fn(move |cx| told.poll_recv(cx));
+    let end = futures::stream::once(async {
+        match reading.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(Err(error)),
+            Err(error) => Some(Err(LogError::Unavailable(format!("the reading task has ended: {error}")))),
+        }
+    });
+    chunks.chain(end.filter_map(std::future::ready)).boxed()
 }
 
 /// A partitioned log with a time index.

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::duration::Length;
-use crate::window::Every;
 use crate::{JobName, TopicName, WindowSpec};
 
 mod check;
@@ -213,11 +212,6 @@ impl JobSpec {
     /// How far event times may lie from their record's timestamp (0 unless the event time is a JSON field).
     pub fn time_bound(&self) -> Length {
         self.source.json.as_ref().and_then(|json| json.time.as_ref()).map_or(Length::default(), |time| time.bound)
-    }
-
-    /// Whether windows are of fixed length and shorter than a calendar day.
-    pub fn every(&self) -> Every {
-        self.window.every
     }
 }
 

@@ -52,6 +52,29 @@ pub fn staging(job: &JobName) -> String {
     format!("{job}/_staging")
 }
 
+/// Whose a staged file is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StagedBy {
+    pub job: JobName,
+    pub window: WindowId,
+    pub part: Part,
+    pub attempt: AttemptId,
+}
+
+/// Whose a staged file is, by its path; `None` for a path that is no staged file's, or another spelling of one.
+pub fn parse_staged(path: &str) -> Option<StagedBy> {
+    let (job, rest) = path.split_once("/_staging/")?;
+    let [window, part, name, _file] = rest.split('/').collect::<Vec<_>>()[..] else { return None };
+    let staged = StagedBy {
+        job: JobName::new(job).ok()?,
+        window: WindowId(crate::Timestamp::from_compact(window).ok()?),
+        part: part.parse().ok()?,
+        attempt: AttemptId::new(name).ok()?,
+    };
+    let folder = attempt(&staged.job, staged.window, staged.part, &staged.attempt);
+    path.strip_prefix(&folder)?.starts_with('/').then_some(staged)
+}
+
 /// The folder of one attempt's files.
 pub fn attempt(job: &JobName, window: WindowId, part: Part, attempt: &AttemptId) -> String {
     format!("{job}/_staging/{window}/{part}/{attempt}")
@@ -161,6 +184,27 @@ mod tests {
         ];
         for path in paths {
             assert_eq!(parse_marker(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_staged_file_says_whose_it_is_and_other_paths_say_nothing() {
+        let staged_by = StagedBy {
+            job: JobName::new("j").unwrap(),
+            window: "2015-09-01T05:00:00Z".parse().unwrap(),
+            part: Part::Finish,
+            attempt: AttemptId::new("a1").unwrap(),
+        };
+        let StagedBy { job, window, part, attempt } = &staged_by;
+        let path = staged(job, *window, *part, attempt, Dataset::Data, 0);
+        assert_eq!(parse_staged(&path), Some(staged_by.clone()));
+        for path in [
+            "j/_staging/20150901T050000Z/finish/a1",
+            "j/_staging/20150901T050000Z/03/a1/data-000.parquet",
+            "j/_staging/20150901T050000Z/finish/a1/more/data-000.parquet",
+            "j/_commits/20150901T050000Z/finish/a1/data-000.parquet",
+        ] {
+            assert_eq!(parse_staged(path), None, "{path}");
         }
     }
 

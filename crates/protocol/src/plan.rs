@@ -128,6 +128,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether most of what it reads is read by batches of other windows, too: windows that are short against the
+    /// lateness. Worth reading once for all of them.
+    pub fn overlaps_others(&self) -> bool {
+        self.read.len() >= self.owned.len().saturating_mul(2)
+    }
+
     /// Whether both plan the same work: all but the job's generation, which also counts changes that leave the spec as
     /// it is.
     pub fn is_same_work(&self, other: &Self) -> bool {
@@ -214,6 +220,13 @@ mod tests {
         assert!(!plan().is_same_work(&Plan { topic_id: TopicId::new("made-again").unwrap(), ..plan() }));
         assert!(last_step().is_same_work(&FinishPlan { generation: 2, ..last_step() }));
         assert!(!last_step().is_same_work(&FinishPlan { partitions: vec![], ..last_step() }));
+    }
+
+    #[test]
+    fn a_window_overlaps_others_when_it_reads_twice_what_it_owns() {
+        let reads = |start| Plan { read: OffsetRange::new(Offset(start), Offset(9)), ..plan() };
+        assert!(!plan().overlaps_others() && !reads(2).overlaps_others());
+        assert!(reads(1).overlaps_others() && reads(0).overlaps_others());
     }
 
     #[test]

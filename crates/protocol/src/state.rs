@@ -1,5 +1,5 @@
-//! What lives in the metadata store: keys, and the JSON records behind them. Only what is in flight is kept there;
-//! history lives in the markers.
+//! What lives in the metadata store: keys, and the JSON records behind them. Of windows only what is in flight is kept
+//! there: history lives in the markers.
 //!
 //! | key | record | written by |
 //! |---|---|---|
@@ -270,7 +270,4 @@ pub enum Outcome {
 #[serde(rename_all = "camelCase")]
 pub struct LeaderRecord {
     pub id: String,
-    /// gRPC address at which it serves the API, for people.
-    #[serde(default)]
-    pub address: String,
 }

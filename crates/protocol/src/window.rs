@@ -239,14 +239,20 @@ impl Calendar {
         count
     }
 
+    /// The window that begins where another has ended. The same as [`Self::window_of`], except when the rules of the time
+    /// zone have changed since: then it begins there all the same, or two windows would hold the same moments.
+    pub fn window_from(&self, start: Timestamp) -> Window {
+        Window { start, ..self.window_of(start) }
+    }
+
     fn calendar_window(&self, t: Timestamp) -> Window {
         let local = t.jiff().to_zoned(self.zone.clone());
-        let window = self.window_from(self.first_day(local.date()));
+        let window = self.window_of_days(self.first_day(local.date()));
         // Where a clock change removes or repeats midnight, the local date alone may name the neighbour.
         if t < window.start {
-            self.window_from(self.first_day(local.date().yesterday().unwrap_or(Date::MIN)))
+            self.window_of_days(self.first_day(local.date().yesterday().unwrap_or(Date::MIN)))
         } else if t >= window.end {
-            self.window_from(self.first_day(local.date().tomorrow().unwrap_or(Date::MAX)))
+            self.window_of_days(self.first_day(local.date().tomorrow().unwrap_or(Date::MAX)))
         } else {
             window
         }
@@ -263,7 +269,7 @@ impl Calendar {
         }
     }
 
-    fn window_from(&self, first: Date) -> Window {
+    fn window_of_days(&self, first: Date) -> Window {
         let span = match self.every {
             Every::Week => 7.days(),
             Every::Month => 1.month(),

@@ -10,7 +10,7 @@ use anyhow::Result;
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use windrow_coordinator::Parts;
+use windrow_coordinator::{JanitorSettings, Parts};
 use windrow_gateway::Gateway;
 use windrow_ports::{Clock, SystemClock};
 use windrow_processing::{Engine, EngineSettings};
@@ -72,6 +72,12 @@ pub struct CoordinatorArgs {
     /// Seconds that leadership outlives a leader that died.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=600))]
     lease_seconds: u64,
+    /// Seconds between two rounds in which staged files are removed that nobody will publish.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    janitor_seconds: u64,
+    /// Seconds that the files of an attempt are left alone after its batch is done: longer than a worker can be paused.
+    #[arg(long, default_value_t = 3_600)]
+    staging_grace_seconds: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -171,6 +177,10 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let settings = windrow_coordinator::Settings {
         id: format!("{}-{}", args.grpc, uuid::Uuid::now_v7()),
         lease_ttl: Duration::from_secs(args.lease_seconds),
+        janitor: JanitorSettings {
+            every: Duration::from_secs(args.janitor_seconds),
+            grace: Duration::from_secs(args.staging_grace_seconds),
+        },
         ..Default::default()
     };
     let leading = tokio::spawn(windrow_coordinator::run(parts.clone(), settings, stop.clone()));

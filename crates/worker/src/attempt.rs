@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use windrow_ports::LogError;
+use windrow_ports::{Log, LogError};
 use windrow_processing::ProcessingError;
 use windrow_processing::parquet::{WrittenFile, read};
 use windrow_protocol::commit::Verdict;
@@ -162,6 +162,7 @@ impl Run<'_> {
         let range = self.check_range(plan).await?;
         let work = compute::Map {
             log: self.tools.log.clone(),
+            shared: self.tools.shared.clone(),
             engine: self.tools.engine.clone(),
             spec: self.spec.clone(),
             plan: plan.clone(),
@@ -170,8 +171,11 @@ impl Run<'_> {
             folder: self.scratch.clone(),
         };
         let (staging, result, missing) = (self.staging(), self.result(), plan.read.len() - range.len());
+        let (log, planned) = (self.tools.log.clone(), plan.clone());
         let staged = async move {
             let Computed { outputs, mut ledger, quarantine_reasons } = work.run().await?;
+            // It may have been made anew while it was read.
+            expect_topic(&*log, &planned).await?;
             ledger.lost_offsets = ledger.lost_offsets.max(missing);
             ledger.check().map_err(AttemptError::Park)?;
             let mut files = Vec::new();
@@ -190,15 +194,9 @@ impl Run<'_> {
         if self.spec.reduce.is_some() { Dataset::Parts } else { Dataset::Data }
     }
 
-    /// What of the planned range the log still has. The topic must be the planned one, not another of its name.
+    /// What of the planned range the log still has.
     async fn check_range(&self, plan: &Plan) -> Result<OffsetRange, AttemptError> {
-        let topic = self.tools.log.topic(&plan.topic).await?;
-        if topic.id != plan.topic_id {
-            return Err(AttemptError::Park(format!(
-                "topic {} was deleted and made again since the plan: its offsets {} are lost",
-                plan.topic, plan.read
-            )));
-        }
+        expect_topic(&*self.tools.log, plan).await?;
         let bounds = self.tools.log.bounds(&plan.topic, &[plan.partition]).await?;
         let log_start = match bounds.into_iter().next() {
             Some(bounds) => bounds?.log_start,
@@ -300,6 +298,17 @@ impl Run<'_> {
         store.publish(&stands).await?;
         Ok(complete_summary(&stands))
     }
+}
+
+/// The topic must be the planned one, not another of its name.
+async fn expect_topic(log: &dyn Log, plan: &Plan) -> Result<(), AttemptError> {
+    if log.topic(&plan.topic).await?.id == plan.topic_id {
+        return Ok(());
+    }
+    Err(AttemptError::Park(format!(
+        "topic {} was deleted and made again since the plan: its offsets {} are lost",
+        plan.topic, plan.read
+    )))
 }
 
 /// What an attempt has in the store, not committed yet.

@@ -15,6 +15,7 @@ use windrow_processing::{BatchStream, Engine, ProcessingError};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::{JobSpec, Ledger, OffsetRange, Plan};
 
+use crate::SharedReads;
 use crate::attempt::AttemptError;
 use crate::intake::{Intake, Taken, quarantine_schema};
 
@@ -63,6 +64,7 @@ async fn on_own_thread<T: Send + 'static>(
 /// What a map batch needs.
 pub struct Map {
     pub log: Arc<dyn Log>,
+    pub shared: SharedReads,
     pub engine: Engine,
     pub spec: JobSpec,
     pub plan: Plan,
@@ -110,7 +112,7 @@ impl Map {
             late: writer(&self.folder, Dataset::Late, intake.schema()),
             quarantine: writer(&self.folder, Dataset::Quarantine, quarantine_schema()),
         };
-        let mut records = self.log.read(&self.plan.topic, self.plan.partition, self.range);
+        let mut records = self.shared.read(&self.log, &self.plan, self.range);
         while let Some(chunk) = records.try_next().await? {
             for record in &chunk {
                 intake.push(record);

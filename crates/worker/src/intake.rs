@@ -3,6 +3,8 @@
 //! The rule (see `windrow_protocol::cut`): a reading of the window is on time; one of an earlier window is late if this
 //! batch owns its offset; everything else belongs to other batches. What can't be used is kept in quarantine.
 
+use std::collections::BTreeMap;
+
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use windrow_ports::log::Record;
@@ -15,6 +17,7 @@ mod columns;
 mod dedup;
 mod json;
 mod rows;
+mod values;
 
 use columns::Chosen;
 use dedup::{Dedup, DeviceNumber};
@@ -123,7 +126,7 @@ impl Intake {
         }
         self.ledger.undecodable += 1;
         self.reason(record, reason);
-        self.quarantine.push(record, None, None, reason);
+        self.quarantine.push(record, None, reason);
     }
 
     fn reason(&mut self, record: &Record, reason: &str) {
@@ -148,7 +151,7 @@ impl Intake {
             self.count(fate, 1);
             if matches!(fate, Fate::Unfit { .. }) {
                 self.reason(record, &bad.reason);
-                self.quarantine.push(record, None, Some(time), &bad.reason);
+                self.quarantine.push(record, Some(time), &bad.reason);
             }
         }
         for (reading, values) in message.readings() {
@@ -294,6 +297,7 @@ impl Intake {
         columns: &[Option<&Values<'_>>],
         fates: &mut [Fate],
     ) {
+        let mut unfit: BTreeMap<u32, String> = BTreeMap::new();
         for (i, found) in columns.iter().enumerate() {
             let (name, declared) = &self.columns[i];
             let Some((found, presence)) = mismatch(*found, *declared) else { continue };
@@ -306,12 +310,19 @@ impl Intake {
                 };
                 if presence.is_none_or(|bits| bits[row / 8] >> (row % 8) & 1 == 1) {
                     *fate = Fate::Unfit { on_time };
-                    let device = block.devices[block.device_index[row] as usize];
-                    let time = Timestamp::from_micros(block.times_us[row]);
-                    self.quarantine.push(record, Some(device), Some(time), &reason);
+                    unfit.insert(row as u32, reason.clone());
                 }
             }
             self.reason(record, &reason);
+        }
+        let rows: Vec<u32> = unfit.keys().copied().collect();
+        let found =
+            self.columns.iter().zip(columns).filter_map(|((name, _), values)| Some((name.as_str(), (*values)?)));
+        let values = values::of_rows(block.row_count, &rows, &found.collect::<Vec<_>>());
+        for ((row, reason), values) in unfit.into_iter().zip(values) {
+            let device = block.devices[block.device_index[row as usize] as usize];
+            let time = Timestamp::from_micros(block.times_us[row as usize]);
+            self.quarantine.push_reading(record, device, time, &reason, &values);
         }
     }
 

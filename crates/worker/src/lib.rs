@@ -5,12 +5,14 @@
 pub mod attempt;
 mod compute;
 pub mod intake;
+mod shared;
 mod work;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use compute::Place;
+pub use shared::SharedReads;
 pub use work::{Settings, WorkerError, run};
 
 use windrow_ports::{Clock, Log};
@@ -30,12 +32,18 @@ pub struct Tools {
     pub place: Place,
     /// Names the attempts.
     pub names: Arc<dyn AttemptNames>,
+    /// Records that batches have in common.
+    pub shared: SharedReads,
 }
+
+/// Bytes of records that are kept for batches whose ranges overlap.
+const SHARED_BYTES: usize = 64 * 1024 * 1024;
 
 impl Tools {
     /// Each batch on a thread of its own, attempts named at random.
     pub fn new(log: Arc<dyn Log>, store: Store, clock: Arc<dyn Clock>, engine: Engine, scratch: PathBuf) -> Self {
-        Self { log, store, clock, engine, scratch, place: Place::OwnThread, names: Arc::new(RandomNames) }
+        let (names, shared) = (Arc::new(RandomNames), SharedReads::new(SHARED_BYTES));
+        Self { log, store, clock, engine, scratch, place: Place::OwnThread, names, shared }
     }
 }
 

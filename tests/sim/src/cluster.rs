@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use windrow_coordinator::JanitorSettings;
 use windrow_processing::{Engine, EngineSettings};
 use windrow_protocol::WorkerId;
 use windrow_storage::Store;
@@ -61,6 +62,7 @@ pub struct Roles {
     pub slots: u32,
     pub grace: Duration,
     pub max_in_flight: usize,
+    pub janitor: JanitorSettings,
 }
 
 impl Roles {
@@ -73,6 +75,7 @@ impl Roles {
             slots: 1 + random.below(3) as u32,
             grace: random.millis(0, 5_000),
             max_in_flight: *random.pick(&[2, 10, 10_000]),
+            janitor: JanitorSettings { every: random.millis(2_000, 20_000), grace: random.millis(0, 60_000) },
         }
     }
 }
@@ -157,6 +160,7 @@ async fn coordinator(services: Services, roles: Roles, node: Node, shutdown: Can
         tick: roles.tick,
         lease_ttl: roles.lease_ttl,
         max_in_flight: roles.max_in_flight,
+        janitor: roles.janitor,
     };
     windrow_coordinator::run(parts, settings, shutdown).await;
 }

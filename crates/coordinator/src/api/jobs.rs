@@ -158,6 +158,9 @@ impl Api {
             let fixed = [
                 ("spec.source.topic", record.spec.source.topic == file.spec.source.topic),
                 ("spec.window", record.spec.window == file.spec.window),
+                // Which window a record belongs to: two batches with different answers would both leave it to the other.
+                ("spec.source.format", record.spec.source.format == file.spec.source.format),
+                ("spec.source.json", record.spec.source.json == file.spec.source.json),
             ];
             if let Some((path, _)) = fixed.iter().find(|(_, same)| !same) {
                 let message = format!(

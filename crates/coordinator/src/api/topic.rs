@@ -13,6 +13,9 @@ use super::checks::Checked;
 
 const PATH: &str = "spec.source.topic";
 
+/// The reason of a refusal that a job can live with once it runs: what is lost is reported.
+pub(crate) const RETENTION_TOO_SHORT: &str = "RETENTION_TOO_SHORT";
+
 /// What the topic's settings rule out.
 pub(crate) fn refusals(spec: &JobSpec, info: &TopicInfo) -> Vec<Violation> {
     let topic = &spec.source.topic;
@@ -47,7 +50,7 @@ fn retention(spec: &JobSpec, kept: Length) -> Option<Violation> {
          Raise retention.ms to {needed_ms} or more, or make windows shorter and add their results up",
         spec.source.topic
     );
-    Some(Violation::new(PATH, "RETENTION_TOO_SHORT", message))
+    Some(Violation::new(PATH, RETENTION_TOO_SHORT, message))
 }
 
 /// Partitions whose oldest records are past the topic's retention by their event time: the broker may drop those any time.

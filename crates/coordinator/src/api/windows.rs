@@ -6,13 +6,13 @@ use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
 use windrow_protocol::plan::Part;
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
-use windrow_protocol::{JobName, JobSpec, Timestamp, WindowId};
+use windrow_protocol::{JobName, JobSpec, Timestamp, WindowId, paths};
 use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1::window_service_server::WindowService;
 use windrow_wire::v1::worker_service_server::WorkerService;
 use windrow_wire::{convert, v1};
 
-use super::{Api, encode, job_name, meta, page};
+use super::{Api, encode, job_name, meta, page, store};
 use crate::view::{Versioned, View};
 
 /// The longest reason of a skip.
@@ -178,10 +178,13 @@ impl Api {
     }
 
     /// The batches of a window that can run the job's spec of now when they are tried again: all of them while none has
-    /// run, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
+    /// run to its marker, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
     async fn takes_new_spec(&self, job: &JobRecord, batches: &[Versioned<BatchRecord>]) -> Result<Vec<Part>, Status> {
         let waits = |record: &BatchRecord| matches!(record.state, BatchState::Failed | BatchState::Pending);
-        if batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
+        let Some(window) = batches.first().map(|record| record.value.id.window) else { return Ok(Vec::new()) };
+        // A worker may have died between its marker and its report.
+        let markers = self.parts.store.list(&paths::window_commits(&job.name, window)).await.map_err(store)?;
+        if markers.is_empty() && batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
             return Ok(batches.iter().map(|record| record.value.id.part).collect());
         }
         let last = batches.iter().find(|record| record.value.id.part == Part::Finish && waits(&record.value));

@@ -4,6 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
 
+use rdkafka::admin::{AdminClient, AdminOptions, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use windrow_kafka::{KafkaLog, KafkaSettings};
 use windrow_ports::log::{Append, Log, NewTopic};
 use windrow_protocol::{PartitionId, Timestamp, TopicName};
@@ -82,5 +85,34 @@ async fn a_topic_that_forgets_too_soon_is_refused_and_one_with_old_readings_is_w
     assert_eq!((good.code, good.stderr.as_str()), (0, ""), "{good:?}");
     for name in ["short", "old", "good"] {
         kafka.delete_topic(&topic(name)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_forgets_by_key_or_keeps_another_time_is_refused() {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let brokers = variable("WINDROW_TEST_KAFKA");
+    let kafka = KafkaLog::connect(KafkaSettings::new(&brokers)).await.unwrap();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let coordinator = Coordinator::start(&id);
+    for (name, key, value, why) in [
+        ("compacted", "cleanup.policy", "compact", "is compacted"),
+        ("both", "cleanup.policy", "compact,delete", "is compacted"),
+        ("append-time", "message.timestamp.type", "LogAppendTime", "LogAppendTime"),
+    ] {
+        let topic = TopicName::new(format!("cli-{name}-{id}")).unwrap();
+        let new = rdkafka::admin::NewTopic::new(topic.as_str(), 1, TopicReplication::Fixed(1));
+        let new = new.set("retention.ms", "-1").set(key, value);
+        admin.create_topics([&new], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+        // The broker tells of it a moment after it has made it; a job may be applied before its topic is there.
+        let refused = loop {
+            let outcome = coordinator.apply(topic.as_str());
+            if !outcome.stderr.contains("does not exist yet") {
+                break outcome.fails(1);
+            }
+        };
+        assert!(refused.contains("<stdin>:6:12: spec.source.topic: ") && refused.contains(why), "{refused}");
+        kafka.delete_topic(&topic).await.unwrap();
     }
 }

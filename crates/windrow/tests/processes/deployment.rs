@@ -141,7 +141,9 @@ impl Deployment {
     }
 
     pub fn coordinator(&self, port: u16) -> Process {
-        self.start(&["coordinator", "--grpc", &format!("127.0.0.1:{port}"), "--lease-seconds", "3"])
+        let grpc = format!("127.0.0.1:{port}");
+        let janitor = ["--janitor-seconds", "1", "--staging-grace-seconds", "10"];
+        self.start(&[&["coordinator", "--grpc", &grpc, "--lease-seconds", "3"], &janitor[..]].concat())
     }
 
     pub fn gateway(&self, port: u16) -> Process {

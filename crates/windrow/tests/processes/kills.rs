@@ -77,8 +77,8 @@ async fn whoever_is_killed_every_acknowledged_reading_is_counted_once() {
         gateways[which] = deployment.gateway(gates[which]);
     }
     ingest.await.unwrap();
-    let until = "2015-09-03T03:00:00Z";
-    deployment.run(&["wait", &deployment.job, "--until", until, "--timeout", "60s"], servers).await;
+    let end = "2015-09-03T03:00:00Z";
+    deployment.run(&["wait", &deployment.job, "--until", end, "--timeout", "60s"], servers).await;
     stop.store(true, Ordering::SeqCst);
     assert!(output.await.unwrap() > 0);
 
@@ -86,6 +86,10 @@ async fn whoever_is_killed_every_acknowledged_reading_is_counted_once() {
     let (kept, aside) = deployment.verified(servers).await;
     assert_eq!(kept + aside, readings);
     assert_eq!(deployment.counted().await.values().sum::<i64>() as u64, kept, "the files hold what the ledgers say");
+    // Workers were killed while they had staged files, which nobody else can publish.
+    let (store, staging) = (deployment.store(), paths::staging(&JobName::new(&deployment.job).unwrap()));
+    until("what dead attempts had staged is cleared up", || async { store.list(&staging).await.unwrap().is_empty() })
+        .await;
     let deleted = deployment.run(&["delete", &deployment.job], servers).await;
     assert!(String::from_utf8_lossy(&deleted.stdout).contains("deleted"));
     let ended = [&mut coordinators[..], &mut gateways[..], &mut workers[..]];

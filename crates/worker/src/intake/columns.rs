@@ -101,7 +101,7 @@ fn presence(bits: &[u8], rows: usize) -> NullBuffer {
 }
 
 /// Hands on the values of some rows.
-fn each<F: Copy>(rows: usize, from: &Sparse<'_, F>, these: &[u32], mut take: impl FnMut(Option<F>)) {
+pub fn each<F: Copy>(rows: usize, from: &Sparse<'_, F>, these: &[u32], mut take: impl FnMut(Option<F>)) {
     let mut wanted = these.iter().copied().peekable();
     for (row, value) in (0u32..).zip(from.rows(rows)) {
         if wanted.next_if_eq(&row).is_some() {

@@ -89,7 +89,7 @@ impl Rows {
 }
 
 /// The columns of the quarantine dataset: where the record lies, what is known of the reading, why it is here, and the
-/// record as it was.
+/// record as it was, or, of a reading of a block, its values as JSON.
 pub fn quarantine_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("offset", DataType::Int64, false),
@@ -134,14 +134,24 @@ impl Quarantine {
         self.payload.values_slice().len() + self.reason.values_slice().len()
     }
 
-    pub fn push(&mut self, record: &Record, device: Option<&str>, time: Option<Timestamp>, reason: &str) {
+    /// Keeps a record as it is, for a reading of it or for all.
+    pub fn push(&mut self, record: &Record, time: Option<Timestamp>, reason: &str) {
+        // A record's further readings are found by its offset; repeating the record for each of them would multiply it.
+        let first = self.last.replace(record.offset) != Some(record.offset);
+        let payload = if first { record.payload.as_ref() } else { b"" };
+        self.add(record, None, time, reason, payload);
+    }
+
+    /// Keeps a reading of a block: its values as JSON.
+    pub fn push_reading(&mut self, record: &Record, device: &str, time: Timestamp, reason: &str, values: &str) {
+        self.add(record, Some(device), Some(time), reason, values.as_bytes());
+    }
+
+    fn add(&mut self, record: &Record, device: Option<&str>, time: Option<Timestamp>, reason: &str, payload: &[u8]) {
         self.offset.append_value(record.offset.0);
         self.device.append_option(device);
         self.time.append_option(time.map(Timestamp::micros));
         self.reason.append_value(reason);
-        // A record's further readings are found by its offset; repeating the record for each of them would multiply it.
-        let first = self.last.replace(record.offset) != Some(record.offset);
-        let payload = if device.is_none() && first { record.payload.as_ref() } else { b"" };
         self.payload.append_value(payload);
     }
 

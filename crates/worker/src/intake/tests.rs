@@ -126,6 +126,9 @@ fn whole_numbers_pass_as_floats_and_other_types_are_quarantined() {
     assert_eq!((ledger.kept, ledger.quarantined), (1, 1));
     assert!(reasons[0].contains("\"speed\" is string but the job declares f64"), "{reasons:?}");
     ledger.check().unwrap();
+    let quarantine = intake.take().unwrap().quarantine.unwrap();
+    let kept = quarantine.column(4).as_any().downcast_ref::<arrow::array::BinaryArray>().unwrap();
+    assert_eq!(kept.value(0), br#"{"speed":"fast"}"#, "the reading itself is kept, not only the reason");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Coordinators, workers, log, metadata and store together, on the embedded parts: every reading that was written is in
 //! exactly one window's result or in the late set, whoever is stopped in between.
 
+mod crash_points;
+mod mortal;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +88,10 @@ impl Cluster {
     }
 
     async fn apply(&self) {
-        let spec = spec();
+        self.apply_spec(spec()).await;
+    }
+
+    async fn apply_spec(&self, spec: JobSpec) {
         let record = JobRecord::new(self.job.clone(), spec.clone(), Timestamp::default());
         let then = vec![
             Op::put(keys::job(&self.job), serde_json::to_vec(&record).unwrap()),

@@ -1,0 +1,119 @@
+//! The janitor: removes what attempts have staged and nobody will publish. It never removes what the newest marker of a
+//! batch names: that it publishes.
+//!
+//! A staged file is one of four things: of an attempt that still runs, of one that died or lost the race, named by a
+//! marker that nobody has published whole, or named by a marker that a later revision has replaced. An attempt may still
+//! run while its batch is in flight, and for as long as a worker may be paused after that. So a folder is looked at only
+//! after it was seen for a while by this process's own clock (no clock of a store or a worker is trusted), and left
+//! alone while its batch is in flight. An attempt that wakes up later all the same finds another's marker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use windrow_protocol::marker::{Committed, Complete, Marker};
+use windrow_protocol::paths::{self, StagedBy};
+use windrow_protocol::plan::Part;
+use windrow_protocol::state::keys;
+use windrow_protocol::{JobName, Revision};
+
+use crate::{Parts, TickError};
+
+/// How the janitor works.
+#[derive(Debug, Clone, Copy)]
+pub struct JanitorSettings {
+    /// Pause between two rounds. Default 10 min.
+    pub every: Duration,
+    /// How long a folder of an attempt must have been seen before it is removed: longer than any pause of a worker.
+    /// Default 1 h.
+    pub grace: Duration,
+}
+
+impl Default for JanitorSettings {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(600), grace: Duration::from_secs(3_600) }
+    }
+}
+
+/// What it has seen, since it leads.
+#[derive(Debug, Default)]
+pub struct Janitor {
+    /// Attempts with staged files, and when each was first seen.
+    seen: BTreeMap<StagedBy, Duration>,
+}
+
+/// What a round came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Attempts whose files were removed.
+    pub removed: usize,
+    /// Attempts whose marker stands, published to the end.
+    pub published: usize,
+}
+
+impl Janitor {
+    /// Rounds until the end of leadership. What fails is tried again in the next one.
+    pub async fn run(&mut self, parts: &Parts, settings: JanitorSettings) {
+        loop {
+            parts.clock.sleep(settings.every).await;
+            match self.sweep(parts, settings.grace).await {
+                Ok(Swept { removed: 0, published: 0 }) => {}
+                Ok(Swept { removed, published }) => tracing::info!(removed, published, "staged files cleared up"),
+                Err(error) => tracing::warn!(%error, "staged files could not be cleared up now"),
+            }
+        }
+    }
+
+    /// One round over all jobs.
+    pub async fn sweep(&mut self, parts: &Parts, grace: Duration) -> Result<Swept, TickError> {
+        let mut found = BTreeSet::new();
+        // Of this cluster's jobs: others may share the store, and only their own metadata says what is in flight.
+        for item in parts.meta.list(keys::JOBS).await?.items {
+            let Some(Ok(job)) = item.key.strip_prefix(keys::JOBS).map(JobName::new) else { continue };
+            let staged = parts.store.list(&paths::staging(&job)).await?;
+            found.extend(staged.iter().filter_map(|object| paths::parse_staged(&object.path)));
+        }
+        let now = parts.clock.elapsed();
+        self.seen.retain(|attempt, _| found.contains(attempt));
+        for attempt in found {
+            self.seen.entry(attempt).or_insert(now);
+        }
+        let old = self.seen.iter().filter(|(_, since)| now.saturating_sub(**since) >= grace);
+        let old: Vec<StagedBy> = old.map(|(attempt, _)| attempt.clone()).collect();
+        let mut swept = Swept::default();
+        for attempt in old {
+            let StagedBy { job, window, part, .. } = &attempt;
+            if parts.meta.get(&keys::batch(job, *window, *part)).await?.is_some() {
+                continue;
+            }
+            let is_published = match part {
+                Part::Partition(_) => publish::<Marker>(parts, &attempt).await?,
+                Part::Finish => publish::<Complete>(parts, &attempt).await?,
+            };
+            if is_published {
+                swept.published += 1;
+            } else {
+                parts.store.delete_folder(&paths::attempt(job, *window, *part, &attempt.attempt)).await?;
+                swept.removed += 1;
+            }
+            self.seen.remove(&attempt);
+        }
+        Ok(swept)
+    }
+}
+
+/// Publishes the batch's newest marker if it is this attempt's; whether it is.
+async fn publish<M: Committed>(parts: &Parts, staged: &StagedBy) -> Result<bool, TickError> {
+    let StagedBy { job, window, part, attempt } = staged;
+    let markers = parts.store.list(&paths::window_commits(job, *window)).await?;
+    let revisions = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
+    let newest: Option<Revision> =
+        revisions.filter(|(_, _, of, _)| of == part).map(|(_, _, _, revision)| revision).max();
+    let Some(newest) = newest else { return Ok(false) };
+    let marker = parts.store.read_marker::<M>(&paths::marker(job, *window, *part, newest)).await?;
+    let Some(marker) = marker.filter(|marker| marker.attempt() == attempt) else { return Ok(false) };
+    parts.store.publish(&marker).await?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests;

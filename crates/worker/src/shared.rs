@@ -1,0 +1,177 @@
+//! Reading what batches have in common once. The ranges of consecutive windows overlap by the lateness: with windows of a
+//! minute and a lateness of ten, every record is read by eleven batches. Records that several batches of a partition need
+//! are kept for a while, up to a bound, and given again from memory. Each batch has its own plan and marker all the same.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use windrow_ports::log::Record;
+use windrow_ports::{Log, LogError};
+use windrow_protocol::{Offset, OffsetRange, PartitionId, Plan, TopicId, TopicName};
+
+/// Bytes that a record takes beside its payload, about.
+const RECORD_BYTES: usize = 128;
+
+/// Records of a part of a partition, as the log gave them.
+#[derive(Debug, Clone)]
+struct Segment {
+    /// Every offset in here that the log has is in `records`.
+    covers: OffsetRange,
+    records: Arc<Vec<Record>>,
+    bytes: usize,
+    /// When it was last used, by the count of uses.
+    used: u64,
+}
+
+/// A topic that was made anew has other records at the same offsets.
+type Of = (TopicId, PartitionId);
+
+#[derive(Debug, Default)]
+struct Kept {
+    segments: HashMap<Of, BTreeMap<Offset, Segment>>,
+    bytes: usize,
+    uses: u64,
+}
+
+/// Records that were read, for batches that need them again. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SharedReads {
+    kept: Arc<Mutex<Kept>>,
+    /// Bytes that may be kept.
+    most: usize,
+}
+
+/// A range that is being read.
+struct Reading {
+    shared: SharedReads,
+    log: Arc<dyn Log>,
+    topic: TopicName,
+    of: Of,
+    /// What is left to read.
+    range: OffsetRange,
+    /// What the log is giving, and up to which offset it will.
+    from_log: Option<(BoxStream<'static, Result<Vec<Record>, LogError>>, Offset)>,
+}
+
+impl Reading {
+    /// The next records, and what is left.
+    async fn next(mut self) -> Result<Option<(Vec<Record>, Self)>, LogError> {
+        while !self.range.is_empty() {
+            if let Some((chunks, end)) = &mut self.from_log {
+                let Some(chunk) = chunks.try_next().await? else {
+                    // The last offsets may hold nothing.
+                    self.range.start = *end;
+                    self.from_log = None;
+                    continue;
+                };
+                let Some(last) = chunk.last() else { continue };
+                let covers = OffsetRange::new(self.range.start, last.offset.next());
+                self.shared.keep(&self.of, covers, &chunk);
+                self.range.start = covers.end;
+                return Ok(Some((chunk, self)));
+            }
+            match self.shared.next(&self.of, self.range) {
+                Next::Kept(segment) => {
+                    let wanted = OffsetRange::new(self.range.start, segment.covers.end.min(self.range.end));
+                    let records = segment.records.iter().filter(|record| wanted.contains(record.offset));
+                    let records = records.cloned().collect();
+                    self.range.start = wanted.end;
+                    return Ok(Some((records, self)));
+                }
+                Next::Log(end) => {
+                    let chunks = self.log.read(&self.topic, self.of.1, OffsetRange::new(self.range.start, end));
+                    self.from_log = Some((chunks, end));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Where the next records of a range come from.
+enum Next {
+    Kept(Segment),
+    /// The log, up to this offset.
+    Log(Offset),
+}
+
+impl SharedReads {
+    /// Keeps at most `most` bytes of records.
+    pub fn new(most: usize) -> Self {
+        Self { kept: Arc::default(), most }
+    }
+
+    /// Bytes that are kept now.
+    pub fn bytes(&self) -> usize {
+        self.kept().bytes
+    }
+
+    /// The records of a part of a plan's range, in order, as [`Log::read`]. Those of a plan whose range is mostly its own
+    /// are not kept: no other batch needs them.
+    pub fn read(
+        &self,
+        log: &Arc<dyn Log>,
+        plan: &Plan,
+        range: OffsetRange,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        if !plan.overlaps_others() {
+            return log.read(&plan.topic, plan.partition, range);
+        }
+        let of = (plan.topic_id.clone(), plan.partition);
+        let reading =
+            Reading { shared: self.clone(), log: log.clone(), topic: plan.topic.clone(), of, range, from_log: None };
+        Box::pin(futures::stream::try_unfold(reading, Reading::next))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // What is kept is whole after every statement.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self, of: &Of, range: OffsetRange) -> Next {
+        let mut kept = self.kept();
+        kept.uses += 1;
+        let uses = kept.uses;
+        let Some(segments) = kept.segments.get_mut(of) else { return Next::Log(range.end) };
+        if let Some((_, segment)) = segments.range_mut(..=range.start).next_back()
+            && segment.covers.contains(range.start)
+        {
+            segment.used = uses;
+            return Next::Kept(segment.clone());
+        }
+        let next = segments.range(range.start..).next().map(|(start, _)| *start);
+        Next::Log(next.unwrap_or(range.end).min(range.end))
+    }
+
+    /// Keeps what was read, and forgets what was not used for longest.
+    fn keep(&self, of: &Of, covers: OffsetRange, records: &[Record]) {
+        let bytes = records.iter().map(|record| record.payload.len() + RECORD_BYTES).sum();
+        let mut kept = self.kept();
+        kept.uses += 1;
+        let used = kept.uses;
+        // Another batch may have read the same meanwhile.
+        let segments = kept.segments.entry(of.clone()).or_default();
+        let before = segments.range(..covers.end).next_back();
+        if before.is_some_and(|(_, before)| before.covers.end > covers.start) {
+            return;
+        }
+        segments.insert(covers.start, Segment { covers, records: Arc::new(records.to_vec()), bytes, used });
+        kept.bytes += bytes;
+        while kept.bytes > self.most {
+            let all = kept.segments.iter().flat_map(|(of, segments)| segments.iter().map(move |at| (of, at)));
+            let oldest = all.min_by_key(|(_, (_, segment))| segment.used).map(|(of, (start, _))| (of.clone(), *start));
+            let Some((of, start)) = oldest else { return };
+            let Some(segments) = kept.segments.get_mut(&of) else { return };
+            let freed = segments.remove(&start).map_or(0, |segment| segment.bytes);
+            if segments.is_empty() {
+                kept.segments.remove(&of);
+            }
+            kept.bytes -= freed;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
