@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
 use windrow_protocol::plan::Part;
+use windrow_protocol::revise::WishId;
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
 use windrow_protocol::{JobName, JobSpec, Timestamp, WindowId};
 use windrow_wire::status::{error, invalid_field};
@@ -43,7 +44,7 @@ fn batch(parent: &str, record: &BatchRecord) -> v1::Batch {
 }
 
 /// First moment after what a batch's task covers.
-fn end(task: &Task) -> Timestamp {
+pub(super) fn end(task: &Task) -> Timestamp {
     match task {
         Task::Map(plan) => plan.window.end,
         Task::Finish(plan) => plan.until,
@@ -79,6 +80,7 @@ impl WindowService for Api {
                 state: v1::WindowState::Running.into(),
                 batches: Vec::new(),
                 end_time: Some(convert::timestamp(end(&record.value.task))),
+                revision: record.value.id.revision.0,
             });
             if record.value.state == BatchState::Failed {
                 message.state = v1::WindowState::Failed.into();
@@ -181,7 +183,13 @@ impl Api {
     /// run, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
     async fn takes_new_spec(&self, job: &JobRecord, batches: &[Versioned<BatchRecord>]) -> Result<Vec<Part>, Status> {
         let waits = |record: &BatchRecord| matches!(record.state, BatchState::Failed | BatchState::Pending);
-        if batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
+        // Late readings amend some partitions; the others keep the spec that they have.
+        let amends = |record: &BatchRecord| match &record.task {
+            Task::Map(plan) => plan.revises.as_ref().is_some_and(|it| matches!(it.cause, WishId::Late(_))),
+            Task::Finish(_) => false,
+        };
+        let is_whole = !batches.iter().any(|record| amends(&record.value));
+        if is_whole && batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
             return Ok(batches.iter().map(|record| record.value.id.part).collect());
         }
         let last = batches.iter().find(|record| record.value.id.part == Part::Finish && waits(&record.value));
