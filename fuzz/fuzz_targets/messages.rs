@@ -47,13 +47,14 @@ fn plan() -> Plan {
         revision: Revision(0),
         spec_hash: String::new(),
         generation: 1,
+        revises: None,
     }
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((choice, payload)) = bytes.split_first() else { return };
     let specs = specs();
-    let mut intake = Intake::new(&specs[usize::from(*choice) % specs.len()], &plan());
+    let mut intake = Intake::new(&specs[usize::from(*choice) % specs.len()], &plan()).unwrap();
     let payload = bytes::Bytes::copy_from_slice(payload);
     // Twice, so that repeats are found.
     for offset in 0..2 {

@@ -1,5 +1,6 @@
 //! The gRPC API. Every replica serves it: it reads and writes the metadata store, never the leader's memory.
 
+mod backfills;
 mod checks;
 mod cluster;
 mod jobs;
@@ -17,6 +18,7 @@ use windrow_protocol::{JobName, Timestamp};
 use windrow_storage::StoreError;
 use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1;
+use windrow_wire::v1::backfill_service_server::BackfillServiceServer;
 use windrow_wire::v1::cluster_service_server::ClusterServiceServer;
 use windrow_wire::v1::job_service_server::JobServiceServer;
 use windrow_wire::v1::window_service_server::WindowServiceServer;
@@ -35,6 +37,7 @@ pub fn services(parts: Parts, cluster: v1::Cluster, stop: CancellationToken) -> 
     let api = Api { parts, cluster, stop };
     Routes::new(JobServiceServer::new(api.clone()))
         .add_service(WindowServiceServer::new(api.clone()))
+        .add_service(BackfillServiceServer::new(api.clone()))
         .add_service(ClusterServiceServer::new(api.clone()))
         .add_service(WorkerServiceServer::new(api))
 }
@@ -67,7 +70,10 @@ impl Api {
 
     /// Everything of one job: its cursors stay out, since only the leader needs them.
     async fn job_view(&self, name: &JobName) -> Result<View, Status> {
-        let mut listing = self.parts.meta.list(&keys::batches(name)).await.map_err(meta)?;
+        // Wishes before and after: one that came meanwhile is seen after, one that became batches meanwhile before.
+        let mut listing = self.parts.meta.list(&keys::wishes(name)).await.map_err(meta)?;
+        listing.items.extend(self.parts.meta.list(&keys::batches(name)).await.map_err(meta)?.items);
+        listing.items.extend(self.parts.meta.list(&keys::wishes(name)).await.map_err(meta)?.items);
         for key in [keys::progress(name), keys::problem(name)] {
             listing.items.extend(self.parts.meta.get(&key).await.map_err(meta)?);
         }

@@ -1,12 +1,15 @@
 //! What the leader does with batches: takes in what workers report, takes back what dead workers had, and hands out what
-//! waits. Pure: a view in, one guarded write out, of as many steps as fit. The caller repeats until nothing is left.
+//! waits, first results before revisions. Pure: a view in, one guarded write out, of as many steps as fit. The caller
+//! repeats until nothing is left.
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, MAX_TXN_OPS, Op};
-use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Progress, Task, WorkerRecord, keys};
-use windrow_protocol::{JobName, Timestamp, WorkerId};
+use windrow_protocol::plan::{FinishPlan, Part};
+use windrow_protocol::revise::WishId;
+use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Progress, Task, Wish, WorkerRecord, keys};
+use windrow_protocol::{JobName, Revision, Timestamp, WorkerId};
 
 use crate::planner::Write;
 use crate::scheduler::Waiting;
@@ -44,9 +47,10 @@ struct Settling<'a> {
 }
 
 impl Settling<'_> {
-    /// Every condition comes with one operation, and each job's progress is one more of both.
+    /// A report has two conditions and at most three operations, and each job's progress is one more of both.
     fn is_full(&self) -> bool {
-        self.write.when.len() + self.progress.len() + 4 > MOST || self.bytes >= ENOUGH_TXN_BYTES
+        let used = self.write.when.len().max(self.write.then.len() + 1);
+        used + self.progress.len() + 4 > MOST || self.bytes >= ENOUGH_TXN_BYTES
     }
 
     fn report(&mut self, key: &str, assignment: &Versioned<Assignment>, outcome: &Outcome, now: Timestamp) {
@@ -69,11 +73,34 @@ impl Settling<'_> {
         match (&after.task, &after.state) {
             // A finished window leaves the store: its history is in the markers.
             (Task::Finish(plan), BatchState::Committed(_)) => {
-                *self.progress.entry(id.job.clone()).or_default() += plan.windows;
+                // What is run again has been counted before, and what met late readings has said so before.
+                let is_first = plan.revision == Revision::default();
+                *self.progress.entry(id.job.clone()).or_default() += if is_first { plan.windows } else { 0 };
                 let prefix = format!("{}{}/", keys::batches(&id.job), id.window);
                 self.write.then.push(Op::DeletePrefix { prefix });
+                if is_first {
+                    self.wish(&id.job, plan, now);
+                }
             }
             _ => self.put(key, &after),
+        }
+    }
+
+    /// The wish that amends what a window's batches have met late. It is written with what takes their reports away, so
+    /// that neither is without the other.
+    fn wish(&mut self, job: &JobName, plan: &FinishPlan, now: Timestamp) {
+        let window = plan.window.id();
+        let batches = self.view.batches.get(job).into_iter().flatten();
+        let met = batches.filter_map(|((of, part), batch)| match (part, &batch.value.state) {
+            (Part::Partition(partition), BatchState::Committed(summary)) if *of == window => {
+                Some((*partition, summary.amends.as_ref()?))
+            }
+            _ => None,
+        });
+        if let Some(wish) = Wish::of_late(met, now) {
+            let value = encode(&wish);
+            self.bytes += value.len();
+            self.write.then.push(Op::put(keys::wish(job, &WishId::Late(window)), value));
         }
     }
 
@@ -119,18 +146,26 @@ impl Settling<'_> {
 
 /// The write that hands out what waits to workers that have room; empty when nothing waits or nobody has room.
 pub fn assign(view: &View, now: Timestamp) -> Write {
-    let free = free_slots(view);
+    let mut free = free_slots(view);
     let room: u32 = free.values().sum();
     let (mut write, mut bytes) = (Write::default(), 0);
     if room == 0 {
         return write;
     }
-    let waiting = view.running().map(|(job, _)| {
-        let ready = runnable(view, job, now).take(room as usize);
-        ready.map(|batch| Waiting { batch, home: home(view, &batch.value.task) }).collect()
-    });
-    let waiting = waiting.collect();
-    for (batch, worker) in scheduler::solve(scheduler::Problem { free, waiting }) {
+    let waiting = |again: bool| {
+        let of = |(job, _): (&JobName, _)| {
+            let ready = runnable(view, job, again, now).take(room as usize);
+            ready.map(|batch| Waiting { batch, home: home(view, &batch.value.task) }).collect()
+        };
+        view.running().map(of).collect::<Vec<Vec<_>>>()
+    };
+    let first = scheduler::solve(scheduler::Problem { free: free.clone(), waiting: waiting(false) });
+    // What is run again takes the room that first results leave.
+    for (_, worker) in &first {
+        free.entry(worker.clone()).and_modify(|slots| *slots -= 1);
+    }
+    let again = scheduler::solve(scheduler::Problem { free, waiting: waiting(true) });
+    for (batch, worker) in first.into_iter().chain(again) {
         if write.when.len() + 3 > MOST || bytes >= ENOUGH_TXN_BYTES {
             break;
         }
@@ -164,19 +199,20 @@ fn free_slots(view: &View) -> BTreeMap<WorkerId, u32> {
     free
 }
 
-/// A job's batches that may run now, oldest window first: a last step only after its window's other batches.
+/// A job's batches that may run now, oldest window first: a last step only after its window's other batches. `again`: of
+/// revisions, or else of first results.
 fn runnable<'v>(
     view: &'v View,
     job: &JobName,
+    again: bool,
     now: Timestamp,
 ) -> impl Iterator<Item = &'v Versioned<BatchRecord>> + use<'v> {
     let (queue, batches) = (view.queues.get(job), view.batches.get(job));
     queue.into_iter().zip(batches).flat_map(move |(queue, batches)| {
-        let ready = queue
-            .pending
-            .iter()
-            .filter(|(window, part)| *part != windrow_protocol::plan::Part::Finish || !queue.open.contains_key(window));
+        let ready =
+            queue.pending.iter().filter(|(window, part)| *part != Part::Finish || !queue.open.contains_key(window));
         let found = ready.filter_map(|at| batches.get(at));
+        let found = found.filter(move |batch| (batch.value.id.revision != Revision::default()) == again);
         found.filter(move |batch| batch.value.not_before.is_none_or(|not_before| not_before <= now))
     })
 }

@@ -149,6 +149,7 @@ fn last_step(
         partitions: with_batch.iter().copied().collect(),
         empty: sealed.partitions.difference(with_batch).copied().collect(),
         revision: Revision(0),
+        revisions: BTreeMap::new(),
         spec_hash: sealed.spec_hash.clone(),
         generation: sealed.generation,
     }

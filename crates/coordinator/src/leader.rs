@@ -196,6 +196,7 @@ impl Leader<'_> {
                     Op::DeletePrefix { prefix: keys::cursors(&job) },
                     Op::DeletePrefix { prefix: keys::batches(&job) },
                     Op::DeletePrefix { prefix: keys::specs(&job) },
+                    Op::DeletePrefix { prefix: keys::wishes(&job) },
                     Op::Delete { key: keys::progress(&job) },
                     Op::Delete { key: keys::problem(&job) },
                     Op::Delete { key: keys::job(&job) },

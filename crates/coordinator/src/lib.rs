@@ -1,8 +1,8 @@
 //! The coordinator: cuts partitions into windows, writes each plan once, hands batches to workers, and notes what became
 //! of them. Any number may run; one leads. It reads no readings and computes nothing.
 //!
-//! Over and over: observe (follow the metadata, look up the log) -> decide (pure: `dispatch`, `finishing`, `outcomes`,
-//! `scheduler`, `windrow_protocol::cut`) -> write. Every write is a transaction that compares the leader's own key and the revision of
+//! Over and over: observe (follow the metadata, look up the log, read the markers of windows that are to be run again) -> decide (pure: `dispatch`,
+//! `finishing`, `outcomes`, `scheduler`, `windrow_protocol::cut`, `windrow_protocol::revise`) -> write. Every write is a transaction that compares the leader's own key and the revision of
 //! what it changes, so a leader that lost its lease without knowing changes nothing.
 
 pub mod api;
@@ -14,6 +14,7 @@ mod looks;
 mod mirror;
 mod outcomes;
 mod planner;
+mod revising;
 mod scheduler;
 mod view;
 

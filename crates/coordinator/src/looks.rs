@@ -11,10 +11,11 @@ use windrow_ports::log::TopicInfo;
 use windrow_ports::{Log, LogError};
 use windrow_protocol::state::{JobRecord, Progress};
 use windrow_protocol::window::Calendar;
-use windrow_protocol::{JobName, TopicName, WindowId};
+use windrow_protocol::{JobName, Revision, TopicName, WindowId};
 
 use crate::api::{RETENTION_TOO_SHORT, refusals};
 use crate::planner::{Cursors, Planner, Silence, Step, Write};
+use crate::revising::{Revising, Wishes};
 use crate::view::{Versioned, View};
 use crate::{Parts, TickError, finishing};
 
@@ -80,7 +81,8 @@ impl Looks {
                 cursors: view.cursors.get(name).cloned().unwrap_or_default(),
                 progress: view.progress.get(name).cloned(),
                 pinned: finishing::pinned(view, &job.value),
-                in_flight: view.batches.get(name).map_or(0, BTreeMap::len),
+                wishes: Wishes::of(view, name),
+                in_flight: first_results(view, name),
                 max_in_flight,
             };
             self.running.push(Box::pin(look.run(watched)));
@@ -110,6 +112,12 @@ impl Looks {
     }
 }
 
+/// A job's batches of first results: what is run again holds back nothing new.
+fn first_results(view: &View, job: &JobName) -> usize {
+    let batches = view.batches.get(job).into_iter().flatten();
+    batches.filter(|(_, batch)| batch.value.id.revision == Revision::default()).count()
+}
+
 /// One look at one job.
 struct Look {
     parts: Parts,
@@ -117,6 +125,7 @@ struct Look {
     cursors: Cursors,
     progress: Option<Versioned<Progress>>,
     pinned: BTreeMap<WindowId, (String, u64)>,
+    wishes: Wishes,
     in_flight: usize,
     max_in_flight: usize,
 }
@@ -153,7 +162,9 @@ impl Look {
             in_flight: self.in_flight,
             max_in_flight: self.max_in_flight,
         };
-        let Step { writes, problem } = planner.step(&mut watched.silence).await?;
+        let Step { mut writes, problem } = planner.step(&mut watched.silence).await?;
+        let revising = Revising { parts: &self.parts, job, calendar: &calendar, topic: &topic, wishes: &self.wishes };
+        writes.extend(revising.step().await);
         if !writes.is_empty() {
             // A topic that was made anew meanwhile has answered with offsets of its own.
             watched.topic = None;

@@ -76,6 +76,7 @@ mod tests {
             partitions: vec![],
             empty: vec![],
             revision: Revision(0),
+            revisions: Default::default(),
             spec_hash: String::new(),
             generation: 1,
         };

@@ -249,6 +249,7 @@ impl Planner<'_> {
             revision: Revision(0),
             spec_hash,
             generation,
+            revises: None,
         };
         let part = Part::Partition(partition);
         let id = BatchId { job: self.job.name.clone(), window: window.id(), part, revision: Revision(0) };

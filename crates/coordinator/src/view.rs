@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use windrow_ports::meta::{KeyValue, Listing};
 use windrow_protocol::cut::Cursor;
 use windrow_protocol::plan::Part;
-use windrow_protocol::state::{Assignment, BatchRecord, BatchState, JobRecord, Progress, ROOT, WorkerRecord};
+use windrow_protocol::revise::WishId;
+use windrow_protocol::state::{Assignment, BatchRecord, BatchState, JobRecord, Progress, ROOT, Wish, WorkerRecord};
 use windrow_protocol::{JobName, JobSpec, PartitionId, WindowId, WorkerId};
 
 /// A decoded value with its mod revision.
@@ -27,6 +28,8 @@ pub struct View {
     pub progress: BTreeMap<JobName, Versioned<Progress>>,
     /// What keeps a job from going on.
     pub problems: BTreeMap<JobName, String>,
+    /// Windows that are to be run again.
+    pub wishes: BTreeMap<JobName, BTreeMap<WishId, Versioned<Wish>>>,
     pub batches: BTreeMap<JobName, BTreeMap<(WindowId, Part), Versioned<BatchRecord>>>,
     /// The batches by what is to be done with them, so that nobody has to look through all of them.
     pub queues: BTreeMap<JobName, Queue>,
@@ -134,6 +137,10 @@ impl View {
             }
             ["progress", job] => drop(self.progress.insert(JobName::new(job).ok()?, decode(item)?)),
             ["problems", job] => drop(self.problems.insert(JobName::new(job).ok()?, decode(item)?.value)),
+            ["revisions", job, wish] => {
+                let wishes = self.wishes.entry(JobName::new(job).ok()?).or_default();
+                wishes.insert(wish.parse().ok()?, decode(item)?);
+            }
             ["batches", job, window, part] => {
                 let (job, at) = (JobName::new(job).ok()?, (window.parse().ok()?, part.parse().ok()?));
                 let batch: Versioned<BatchRecord> = decode(item)?;
@@ -157,6 +164,9 @@ impl View {
             }
             ["progress", job] => drop(self.progress.remove(&JobName::new(job).ok()?)),
             ["problems", job] => drop(self.problems.remove(&JobName::new(job).ok()?)),
+            ["revisions", job, wish] => {
+                drop(self.wishes.get_mut(&JobName::new(job).ok()?)?.remove(&wish.parse::<WishId>().ok()?));
+            }
             ["batches", job, window, part] => {
                 let (job, at) = (JobName::new(job).ok()?, (window.parse().ok()?, part.parse().ok()?));
                 let batch = self.batches.get_mut(&job)?.remove(&at)?;

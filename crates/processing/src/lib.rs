@@ -9,7 +9,7 @@ pub mod sql;
 
 pub use engine::{BatchStream, Engine, EngineSettings};
 pub use schema::readings_schema;
-pub use sql::{map_schema, validate};
+pub use sql::{map_schema, reduce_schema, validate};
 
 /// Why processing failed, by what the caller should do.
 #[derive(Debug, thiserror::Error)]

@@ -121,6 +121,15 @@ fn properties(schema: &SchemaRef) -> WriterProperties {
     builder.build()
 }
 
+/// Writes a file of this schema without rows: it takes the place of one whose rows are gone.
+pub fn without_rows(path: &Path, schema: &SchemaRef) -> Result<(), ProcessingError> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    ArrowWriter::try_new(File::create(path)?, schema.clone(), Some(properties(schema)))?.close()?;
+    Ok(())
+}
+
 /// The batches of a local file.
 pub fn read(path: &Path) -> Result<ParquetRecordBatchReader, ProcessingError> {
     let file = File::open(path)?;

@@ -215,6 +215,14 @@ pub async fn map_schema(spec: &JobSpec) -> Result<SchemaRef, Refusal> {
     Ok(Arc::new(plan.schema().as_arrow().clone()))
 }
 
+/// The schema of a reduce's output; of the map's, for a job without a reduce.
+pub async fn reduce_schema(spec: &JobSpec) -> Result<SchemaRef, Refusal> {
+    let parts = map_schema(spec).await?;
+    let Some(reduce) = &spec.reduce else { return Ok(parts) };
+    let plan = plan(reduce, PARTS, &parts).await?;
+    Ok(Arc::new(plan.schema().as_arrow().clone()))
+}
+
 /// Plans map and reduce; what is wrong with them, by path.
 pub async fn validate(spec: &JobSpec) -> Vec<Violation> {
     let violation = |path: &str, refusal: Refusal| Violation {

@@ -1,8 +1,9 @@
 //! Whether markers agree with themselves and with each other: what a proof checks beyond files and offsets. Pure.
 
-use crate::Ledger;
 use crate::marker::{Complete, FileEntry, Marker};
 use crate::paths::{self, Dataset};
+use crate::revise::WishId;
+use crate::{JobName, Ledger, Revision};
 
 /// What is wrong within a partition's marker.
 pub fn marker(marker: &Marker) -> Vec<String> {
@@ -16,8 +17,9 @@ pub fn marker(marker: &Marker) -> Vec<String> {
     }
     let rows = |dataset| rows_in(&marker.files, marker, dataset);
     let (late, quarantine) = (rows(Dataset::Late), rows(Dataset::Quarantine));
-    // Late readings that are unfit go to quarantine; with `late: drop` no late reading is written.
-    let aside = ledger.late + ledger.quarantined + ledger.undecodable;
+    // Late readings that are unfit go to quarantine; with `late: drop` no late reading is written, and what amends its
+    // window is written there.
+    let aside = ledger.late.saturating_sub(ledger.amended) + ledger.quarantined + ledger.undecodable;
     let is_counted = if late > 0 { late + quarantine == aside } else { quarantine <= aside };
     if !is_counted || quarantine < ledger.quarantined + ledger.undecodable {
         findings.push(format!(
@@ -32,7 +34,42 @@ pub fn marker(marker: &Marker) -> Vec<String> {
     findings
 }
 
-/// Where a window's `_complete` marker and its partitions' markers differ. `partitions`: those that are there.
+/// What is wrong between the markers of one partition of one window: all its revisions in order, from the first.
+pub fn revisions(markers: &[&Marker]) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut before: Option<&Marker> = None;
+    for marker in markers {
+        let (revision, base) = (marker.plan.revision, marker.plan.revises.as_ref().and_then(|revises| revises.base));
+        if base != before.map(|before| before.plan.revision) {
+            findings.push(format!("revision {revision} does not follow the one before it"));
+        } else if let Some(before) = before {
+            let same = before.plan.read == marker.plan.read && before.plan.owned == marker.plan.owned;
+            let more = before.plan.more().iter().all(|range| {
+                marker.plan.more().iter().any(|wider| wider.start <= range.start && range.end <= wider.end)
+            });
+            if !(same && more) {
+                findings.push(format!("revision {revision} does not read or own what the one before it did"));
+            }
+        } else if revision > Revision::default() && !marker.plan.owned.is_empty() {
+            findings.push(format!("revision {revision} is the first and owns {}", marker.plan.owned));
+        }
+        before = Some(marker);
+    }
+    findings
+}
+
+/// How many readings that came late a revision has taken in or set aside, beyond the one before it (`None` for the first).
+pub fn taken_in(before: Option<&Marker>, after: &Marker) -> i64 {
+    let amends = after.plan.revises.as_ref().is_some_and(|revises| matches!(revises.cause, WishId::Late(_)));
+    if !amends {
+        return 0;
+    }
+    let all = |ledger: &Ledger| (ledger.on_time + ledger.late) as i64;
+    all(&after.ledger) - before.map_or(0, |before| all(&before.ledger))
+}
+
+/// Where a window's `_complete` marker and its partitions' markers differ. `partitions`: those that it must have joined,
+/// of their revisions then.
 pub fn window(complete: &Complete, partitions: &[&Marker]) -> Vec<String> {
     let mut findings = Vec::new();
     let plan = &complete.plan;
@@ -60,7 +97,7 @@ pub fn window(complete: &Complete, partitions: &[&Marker]) -> Vec<String> {
         findings.push("the window's ledger is not the sum of its partitions'".to_owned());
     }
     let of_partitions: u64 = partitions.iter().map(|marker| rows_in(&marker.files, marker, Dataset::Data)).sum();
-    let of_reduce: u64 = complete.files.iter().map(|file| file.rows).sum();
+    let of_reduce = rows_of(&complete.files, &complete.job, Dataset::Data);
     if of_partitions + of_reduce != complete.rows {
         findings.push(format!("it says {} rows, its files have {}", complete.rows, of_partitions + of_reduce));
     }
@@ -68,7 +105,11 @@ pub fn window(complete: &Complete, partitions: &[&Marker]) -> Vec<String> {
 }
 
 fn rows_in(files: &[FileEntry], marker: &Marker, dataset: Dataset) -> u64 {
-    let folder = format!("{}/", paths::dataset(&marker.job, dataset));
+    rows_of(files, &marker.job, dataset)
+}
+
+fn rows_of(files: &[FileEntry], job: &JobName, dataset: Dataset) -> u64 {
+    let folder = format!("{}/", paths::dataset(job, dataset));
     files.iter().filter(|file| file.path.starts_with(&folder)).map(|file| file.rows).sum()
 }
 
@@ -104,6 +145,7 @@ mod tests {
                 revision: Revision(0),
                 spec_hash: "s".into(),
                 generation: 1,
+                revises: None,
             },
             attempt: AttemptId::new(format!("a{partition}")).unwrap(),
             ledger: Ledger {
@@ -118,6 +160,8 @@ mod tests {
             files: vec![file(Dataset::Data, 4), file(Dataset::Late, 5), file(Dataset::Quarantine, 2)],
             quarantine_reasons: vec![],
             skipped: None,
+            amends: None,
+            carried: None,
             committed_at: Timestamp::from_micros(0),
         }
     }
@@ -142,6 +186,7 @@ mod tests {
                 partitions: partitions.iter().map(|marker| marker.plan.partition).collect(),
                 empty: vec![],
                 revision,
+                revisions: Default::default(),
                 spec_hash,
                 generation,
             },

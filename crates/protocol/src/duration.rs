@@ -27,6 +27,12 @@ impl Length {
         Self { ms: ms.clamp(0, LONGEST_MS) }
     }
 
+    /// For constants.
+    pub(crate) const fn from_whole_millis(ms: i64) -> Self {
+        assert!(0 <= ms && ms <= LONGEST_MS, "a length is neither negative nor over a thousand years");
+        Self { ms }
+    }
+
     /// From seconds, clamped likewise.
     pub fn from_secs(s: i64) -> Self {
         Self::from_millis(s.saturating_mul(1_000))

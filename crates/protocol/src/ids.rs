@@ -108,6 +108,10 @@ string_id!(
     AttemptId, "attempt id", 64, is_topic, "1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-'"
 );
 string_id!(
+    /// Name of a backfill, unique in its job. 1 to 63 of `a-z 0-9 -`.
+    BackfillName, "backfill name", 63, is_label, "1 to 63 characters of a-z, 0-9 and -"
+);
+string_id!(
     /// The identity of a topic that survives renaming and ends with deletion (Kafka's topic UUID, base64url).
     TopicId, "topic id", 64, is_topic, "1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-'"
 );
@@ -127,6 +131,13 @@ impl fmt::Display for PartitionId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(transparent)]
 pub struct Offset(pub i64);
+
+impl Revision {
+    /// The one that takes this one's place.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
 
 impl Offset {
     /// The offset right after this one.

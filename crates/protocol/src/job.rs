@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::duration::Length;
-use crate::{JobName, TopicName, WindowSpec};
+use crate::{JobName, TopicName, Window, WindowSpec};
 
 mod check;
 mod meant;
@@ -59,6 +59,10 @@ pub struct JobSpec {
     /// What becomes of readings that come after their window was sealed. Default `side`.
     #[serde(default)]
     pub late: LatePolicy,
+    /// With `late: amend`: how far before a batch's window another may have ended to be amended by its late readings.
+    /// Default 7d; what is older is set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amend_reach: Option<Length>,
     /// SQL over table `readings` (device, time, seq, declared values and tags), run once per partition of a window.
     pub map: String,
     /// SQL over table `parts` (all map outputs of a window), run once per window. Without it the map's output is the result.
@@ -78,6 +82,9 @@ fn default_lateness() -> Length {
 fn default_idle_timeout() -> Length {
     Length::from_secs(300)
 }
+
+/// [`JobSpec::amend_reach`] where it is left out: a week.
+const DEFAULT_REACH: Length = Length::from_whole_millis(7 * 86_400_000);
 
 fn default_max_attempts() -> u32 {
     5
@@ -173,7 +180,7 @@ impl ValueType {
     }
 }
 
-/// What becomes of late readings. `amend` will be a third way.
+/// What becomes of late readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LatePolicy {
@@ -182,6 +189,36 @@ pub enum LatePolicy {
     Side,
     /// Counted in the ledger, not kept.
     Drop,
+    /// Their windows are run again with them, as another revision; those beyond the reach are set aside.
+    Amend,
+}
+
+/// How a batch treats late readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LateRule {
+    pub policy: LatePolicy,
+    /// With `amend`: how far before the batch's window another may have ended to be amended.
+    pub reach: Length,
+}
+
+impl LateRule {
+    /// Whether a reading of window `touched` that came late to a batch of `window` amends it.
+    pub fn amends(&self, window: Window, touched: Window) -> bool {
+        self.policy == LatePolicy::Amend && window.start.plus_micros(-self.reach.micros()) <= touched.end
+    }
+
+    /// The same, but that nothing is amended.
+    #[must_use]
+    pub fn set_aside(self) -> Self {
+        let policy = if self.policy == LatePolicy::Amend { LatePolicy::Side } else { self.policy };
+        Self { policy, ..self }
+    }
+
+    /// Whether late readings that amend nothing are written to the late set.
+    pub fn sets_aside(&self) -> bool {
+        self.policy != LatePolicy::Drop
+    }
 }
 
 /// How results are written.
@@ -207,6 +244,11 @@ impl JobSpec {
         // Maps are ordered and no float occurs, so the JSON is canonical; a struct of strings and maps always serialises.
         let json = serde_json::to_vec(self).unwrap_or_default();
         Sha256::digest(&json).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// How the job's batches treat late readings.
+    pub fn late_rule(&self) -> LateRule {
+        LateRule { policy: self.late, reach: self.amend_reach.unwrap_or(DEFAULT_REACH) }
     }
 
     /// How far event times may lie from their record's timestamp (0 unless the event time is a JSON field).

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Conservation law of a batch: every reading that was read is counted in exactly one place.
 ///
-/// `read = on_time + late + skipped` and `on_time = kept + quarantined + duplicate`.
+/// `read = on_time + late + skipped`, `on_time = kept + quarantined + duplicate` and `late = amended + aside`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ledger {
@@ -26,6 +26,8 @@ pub struct Ledger {
     pub quarantined: u64,
     /// On-time readings that repeat a (device, seq) of the same batch.
     pub duplicate: u64,
+    /// Of the late readings, those that a revision of their own window takes in; the others were set aside or dropped.
+    pub amended: u64,
     /// Offsets that were planned but gone from the log when they were to be read.
     pub lost_offsets: u64,
 }
@@ -36,6 +38,9 @@ impl Ledger {
         let parts = self.on_time + self.late + self.skipped;
         if self.read != parts {
             return Err(format!("read {} readings but on time + late + skipped is {parts}", self.read));
+        }
+        if self.late < self.amended {
+            return Err(format!("{} readings amend their windows, but only {} are late", self.amended, self.late));
         }
         let parts = self.kept + self.quarantined + self.duplicate;
         if self.on_time != parts {
@@ -57,6 +62,7 @@ impl Ledger {
             kept: self.kept + other.kept,
             quarantined: self.quarantined + other.quarantined,
             duplicate: self.duplicate + other.duplicate,
+            amended: self.amended + other.amended,
             lost_offsets: self.lost_offsets + other.lost_offsets,
         }
     }
@@ -108,6 +114,8 @@ mod tests {
         assert_eq!(good.check(), Ok(()));
         assert_eq!(good.plus(&good).check(), Ok(()));
         assert!(Ledger { late: 2, ..good }.check().is_err());
+        assert_eq!(Ledger { amended: 1, ..good }.check(), Ok(()));
+        assert!(Ledger { amended: 2, ..good }.check().is_err());
         assert!(Ledger { kept: 5, ..good }.check().is_err());
     }
 }

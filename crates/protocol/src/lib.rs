@@ -13,11 +13,14 @@ pub mod ledger;
 pub mod marker;
 pub mod paths;
 pub mod plan;
+pub mod revise;
 pub mod state;
 pub mod time;
 pub mod window;
 
-pub use ids::{AttemptId, InvalidId, JobName, Offset, PartitionId, Revision, TopicId, TopicName, WorkerId};
+pub use ids::{
+    AttemptId, BackfillName, InvalidId, JobName, Offset, PartitionId, Revision, TopicId, TopicName, WorkerId,
+};
 pub use job::{JobFile, JobSpec};
 pub use ledger::Ledger;
 pub use plan::{OffsetRange, Plan};

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{FinishPlan, Plan};
+use crate::plan::{FinishPlan, OffsetRange, Plan};
+use crate::revise::Amends;
 use crate::{AttemptId, JobName, Ledger, PartitionId, Timestamp};
 
 /// The version of the marker's JSON. Readers refuse a larger one.
@@ -38,6 +39,13 @@ pub struct Marker {
     /// Why somebody has given the batch up: nothing was computed, and it has no files. What it owned counts as lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
+    /// The late readings that are to be taken in by revisions of their own windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amends: Option<Amends>,
+    /// A revision that could not be computed, since the log had dropped these offsets (or somebody gave it up): files and
+    /// counts of the marker before it are carried forward, and what of the late readings could be read is set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried: Option<OffsetRange>,
     /// Wall clock of the worker at commit, for people to read; nothing is decided by it.
     pub committed_at: Timestamp,
 }
@@ -77,6 +85,8 @@ pub struct Input {
 
 /// Either kind of marker, as far as committing and publishing care.
 pub trait Committed: Serialize + serde::de::DeserializeOwned + Send + Sync {
+    /// Whose result it is a part of.
+    fn job(&self) -> &JobName;
     /// Whose attempt it is.
     fn attempt(&self) -> &AttemptId;
     /// What must be published.
@@ -86,6 +96,9 @@ pub trait Committed: Serialize + serde::de::DeserializeOwned + Send + Sync {
 }
 
 impl Committed for Marker {
+    fn job(&self) -> &JobName {
+        &self.job
+    }
     fn attempt(&self) -> &AttemptId {
         &self.attempt
     }
@@ -98,6 +111,9 @@ impl Committed for Marker {
 }
 
 impl Committed for Complete {
+    fn job(&self) -> &JobName {
+        &self.job
+    }
     fn attempt(&self) -> &AttemptId {
         &self.attempt
     }

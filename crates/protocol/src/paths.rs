@@ -47,6 +47,18 @@ pub fn file(job: &JobName, dataset: Dataset, window: WindowId, part: Part, numbe
     }
 }
 
+/// `<job>/revisions`: what the files under `data/` were before they were replaced.
+pub fn revisions(job: &JobName) -> String {
+    format!("{job}/revisions")
+}
+
+/// Where the file of a superseded revision is kept; `path` is where readers found it. `None` for a file that is not of the
+/// dataset `data`: others are not kept.
+pub fn kept(job: &JobName, window: WindowId, revision: Revision, path: &str) -> Option<String> {
+    let name = path.strip_prefix(&format!("{}/window={window}/", dataset(job, Dataset::Data)))?;
+    Some(format!("{}/window={window}/{revision}/{name}", revisions(job)))
+}
+
 /// `<job>/_staging/`: all attempts' files.
 pub fn staging(job: &JobName) -> String {
     format!("{job}/_staging")
@@ -90,6 +102,11 @@ pub fn staged(
     number: u32,
 ) -> String {
     format!("{}/{}-{number:03}.parquet", attempt(job, window, part, attempt_id), dataset.folder())
+}
+
+/// Where an attempt at a revision stages its copy of a file that it will replace.
+pub fn staged_copy(job: &JobName, window: WindowId, part: Part, attempt_id: &AttemptId, number: u32) -> String {
+    format!("{}/before-{number:03}.parquet", attempt(job, window, part, attempt_id))
 }
 
 /// `<job>/_commits`: all markers.
@@ -151,6 +168,11 @@ mod tests {
             "congestion/_staging/20150901T050000Z/3/a1/late-001.parquet"
         );
         assert_eq!(dataset(&job, Dataset::Quarantine), "congestion/quarantine");
+        assert_eq!(
+            kept(&job, window, Revision(1), &file(&job, Dataset::Data, window, part, 0)).as_deref(),
+            Some("congestion/revisions/window=20150901T050000Z/r1/part-00003-000.parquet")
+        );
+        assert_eq!(kept(&job, window, Revision(1), &file(&job, Dataset::Late, window, part, 0)), None);
     }
 
     #[test]

@@ -2,12 +2,16 @@
 
 use std::fmt;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{JobName, Offset, PartitionId, Revision, TopicId, TopicName, Window, WindowId};
+use crate::job::LateRule;
+use crate::revise::WishId;
+use crate::{JobName, JobSpec, Offset, PartitionId, Revision, TopicId, TopicName, Window, WindowId};
 
 /// A half-open range [start, end) of offsets; `start <= end`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct OffsetRange {
     /// First offset inside.
     pub start: Offset,
@@ -125,6 +129,27 @@ pub struct Plan {
     pub spec_hash: String,
     /// The job's generation at planning.
     pub generation: u64,
+    /// What a revision revises; none for the first result of a window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revises: Option<Revises>,
+}
+
+/// What makes a plan the plan of a revision. Its `read` and `owned` are those of the marker that it takes the place of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revises {
+    /// The revision of this partition's marker that it takes the place of; none if the partition had no offset for the
+    /// window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Revision>,
+    /// The wish that it belongs to.
+    pub cause: WishId,
+    /// Offsets beyond `read` at which readings of the window came late: ascending, disjoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<OffsetRange>,
+    /// How the first result has treated readings that were late at its owned offsets: all revisions treat them alike, or
+    /// a changed policy would make them vanish from where they are.
+    pub late: LateRule,
 }
 
 impl Plan {
@@ -132,6 +157,26 @@ impl Plan {
     /// lateness. Worth reading once for all of them.
     pub fn overlaps_others(&self) -> bool {
         self.read.len() >= self.owned.len().saturating_mul(2)
+    }
+
+    /// Offsets that are read beside `read`.
+    pub fn more(&self) -> &[OffsetRange] {
+        self.revises.as_ref().map_or(&[], |revises| &revises.more)
+    }
+
+    /// All ranges that are read, in ascending order.
+    pub fn ranges(&self) -> impl Iterator<Item = OffsetRange> {
+        std::iter::once(self.read).chain(self.more().iter().copied()).filter(|range| !range.is_empty())
+    }
+
+    /// Whether the offset is read.
+    pub fn reads(&self, offset: Offset) -> bool {
+        self.ranges().any(|range| range.contains(offset))
+    }
+
+    /// How late readings are treated. `spec`: the one that the plan names.
+    pub fn late_rule(&self, spec: &JobSpec) -> LateRule {
+        self.revises.as_ref().map_or_else(|| spec.late_rule(), |revises| revises.late)
     }
 
     /// Whether both plan the same work: all but the job's generation, which also counts changes that leave the spec as
@@ -150,7 +195,7 @@ pub struct FinishPlan {
     pub window: Window,
     /// For a run of windows that no partition has any offset for: the end of the last of them. Equals `window.end` otherwise.
     pub until: crate::Timestamp,
-    /// How many windows the run counts; 1 otherwise.
+    /// How many windows the run counts; 1 otherwise, but 0 for the revision of a window that a run of empty ones counts.
     pub windows: u64,
     /// Name of the shift that the window is; none where windows are no shifts, and for time without a shift.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,11 +205,19 @@ pub struct FinishPlan {
     /// The partitions whose range is empty: nothing to read, nothing to commit.
     pub empty: Vec<PartitionId>,
     pub revision: Revision,
+    /// Of the partitions' markers, where it is not 0: only partitions that were run again have newer ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revisions: BTreeMap<PartitionId, Revision>,
     pub spec_hash: String,
     pub generation: u64,
 }
 
 impl FinishPlan {
+    /// The revision of the partition's marker that is joined.
+    pub fn revision_of(&self, partition: PartitionId) -> Revision {
+        self.revisions.get(&partition).copied().unwrap_or_default()
+    }
+
     /// Whether both plan the same work: all but the job's generation, which also counts changes that leave the spec as
     /// it is.
     pub fn is_same_work(&self, other: &Self) -> bool {
@@ -192,6 +245,7 @@ mod tests {
             revision: Revision(0),
             spec_hash: "h".to_owned(),
             generation: 1,
+            revises: None,
         }
     }
 
@@ -207,6 +261,7 @@ mod tests {
             partitions: vec![PartitionId(3)],
             empty: vec![],
             revision,
+            revisions: BTreeMap::new(),
             spec_hash,
             generation,
         }

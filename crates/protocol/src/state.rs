@@ -9,6 +9,7 @@
 //! | `/windrow/v1/progress/<job>` | [`Progress`] | leader |
 //! | `/windrow/v1/problems/<job>` | text: what keeps the job from going on | leader |
 //! | `/windrow/v1/batches/<job>/<window>/<part>` | [`BatchRecord`] | leader; API for retry, compare on mod revision |
+//! | `/windrow/v1/revisions/<job>/<wish>` | [`Wish`] | leader; API for backfills, compare on mod revision |
 //! | `/windrow/v1/workers/<worker>` | [`WorkerRecord`] | worker, bound to its lease |
 //! | `/windrow/v1/assignments/<worker>/<job>/<window>/<part>` | [`Assignment`] | leader, bound to the worker's lease; the worker writes the outcome |
 //! | `/windrow/v1/store` | text: the object store of the cluster's output | the first worker |
@@ -17,7 +18,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{BatchId, FinishPlan, Part, Plan};
-use crate::{JobName, JobSpec, Ledger, PartitionId, Timestamp, WindowId, WorkerId};
+pub use crate::revise::Wish;
+use crate::revise::{Amends, WishId};
+use crate::{JobName, JobSpec, Ledger, PartitionId, Revision, Timestamp, WindowId, WorkerId};
 
 /// Root of all keys.
 pub const ROOT: &str = "/windrow/v1/";
@@ -58,6 +61,12 @@ pub mod keys {
     }
     pub fn batches(job: &JobName) -> String {
         format!("{ROOT}batches/{job}/")
+    }
+    pub fn wish(job: &JobName, wish: &WishId) -> String {
+        format!("{ROOT}revisions/{job}/{wish}")
+    }
+    pub fn wishes(job: &JobName) -> String {
+        format!("{ROOT}revisions/{job}/")
     }
     pub fn worker(worker: &WorkerId) -> String {
         format!("{WORKERS}{worker}")
@@ -143,6 +152,14 @@ impl Task {
         (*hash, *number) = (spec_hash.to_owned(), generation);
     }
 
+    /// Which result of its window the task makes.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Map(plan) => plan.revision,
+            Self::Finish(plan) => plan.revision,
+        }
+    }
+
     /// The hash of the spec that the task runs.
     pub fn spec_hash(&self) -> &str {
         match self {
@@ -218,6 +235,9 @@ pub struct Summary {
     pub rows: u64,
     pub bytes: u64,
     pub ledger: Ledger,
+    /// The late readings that amend their windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amends: Option<Amends>,
 }
 
 /// A live worker.

@@ -124,6 +124,20 @@ impl Store {
         Ok(FileEntry { staged: staged.to_owned(), path: path.to_owned(), bytes, rows, sha256: hex(hash) })
     }
 
+    /// Copies a published file to `staged`, to be published at `path` as well. `None` if it is not what its entry says.
+    pub async fn stage_copy(
+        &self,
+        file: &FileEntry,
+        staged: &str,
+        path: &str,
+    ) -> Result<Option<FileEntry>, StoreError> {
+        self.inner.copy(&Path::from(file.path.as_str()), &Path::from(staged)).await?;
+        if self.sha256(staged).await? != file.sha256 {
+            return Ok(None);
+        }
+        Ok(Some(FileEntry { staged: staged.to_owned(), path: path.to_owned(), ..file.clone() }))
+    }
+
     /// Deletes objects; those that are gone already are fine.
     pub async fn delete(&self, paths: Vec<String>) -> Result<(), StoreError> {
         futures::stream::iter(paths.into_iter().map(Ok))

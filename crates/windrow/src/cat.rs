@@ -13,7 +13,7 @@ use serde_json::Value;
 use windrow_processing::parquet;
 use windrow_protocol::marker::FileEntry;
 use windrow_protocol::paths::{self, Dataset};
-use windrow_protocol::{JobName, WindowId};
+use windrow_protocol::{JobName, Revision, WindowId};
 use windrow_storage::Store;
 
 use crate::history::{self, Filter, Past};
@@ -29,6 +29,9 @@ pub struct Args {
     /// The window that starts then, e.g. `20150901T050000Z` or `2015-09-01T05:00:00Z`.
     #[arg(long, conflicts_with_all = ["last", "all"])]
     window: Option<WindowId>,
+    /// With --window: this revision of its data; the newest if absent. 0 is the first result.
+    #[arg(long, requires = "window")]
+    revision: Option<u32>,
     /// The newest complete window that has rows (the default).
     #[arg(long, conflicts_with = "all")]
     last: bool,
@@ -99,9 +102,9 @@ pub async fn run(args: Args) -> Result<()> {
         None => args.store.open(None).await?,
     };
     let windows = windows(&store, &args).await?;
-    let prefix = format!("{}/", paths::dataset(&args.job, args.dataset.dataset()));
     let files = windows.iter().flat_map(|past| files(past).map(move |file| (past.complete.plan.window.id(), file)));
-    let files: Vec<(WindowId, FileEntry)> = files.filter(|(_, file)| file.path.starts_with(&prefix)).collect();
+    let dataset = args.dataset.dataset();
+    let files: Vec<(WindowId, FileEntry)> = files.filter(|(_, file)| holds(&args.job, dataset, file)).collect();
     if files.is_empty() {
         eprintln!(
             "no rows in `{}` of {}",
@@ -133,6 +136,10 @@ fn note_quarantine(windows: &[Past]) {
 /// The windows that were asked for.
 async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
     let job = &args.job;
+    if let (Some(window), Some(number)) = (args.window, args.revision) {
+        let past = history::revision(store, job, window, Revision(number)).await?;
+        return Ok(vec![past.with_context(|| format!("window {window} of job {job} has no revision {number}"))?]);
+    }
     if let Some(window) = args.window {
         let past = history::window(store, job, window, true).await?;
         return Ok(vec![
@@ -162,6 +169,13 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
         }
         limit *= 10;
     }
+}
+
+/// Whether a file has rows of a dataset: where readers find it, or, of the result, where a later revision has kept it.
+pub fn holds(job: &JobName, dataset: Dataset, file: &FileEntry) -> bool {
+    let within = |folder: String| file.path.starts_with(&format!("{folder}/"));
+    file.rows > 0
+        && (within(paths::dataset(job, dataset)) || (dataset == Dataset::Data && within(paths::revisions(job))))
 }
 
 fn files(past: &Past) -> impl Iterator<Item = FileEntry> {

@@ -1,6 +1,7 @@
 //! Talking to a coordinator.
 
 pub mod apply;
+pub mod backfill;
 pub mod describe;
 pub mod jobs;
 pub mod wait;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use windrow_wire::v1;
+use windrow_wire::v1::backfill_service_client::BackfillServiceClient;
 use windrow_wire::v1::cluster_service_client::ClusterServiceClient;
 use windrow_wire::v1::job_service_client::JobServiceClient;
 use windrow_wire::v1::window_service_client::WindowServiceClient;
@@ -66,6 +68,10 @@ impl Client {
 
     pub fn windows(&self) -> WindowServiceClient<Channel> {
         WindowServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub fn backfills(&self) -> BackfillServiceClient<Channel> {
+        BackfillServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub async fn job(&self, name: &str) -> Result<v1::Job, Status> {

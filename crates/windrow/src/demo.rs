@@ -55,7 +55,9 @@ pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
     send(&cluster, &file, &readings).await?;
     wait(&cluster, &file, Timestamp::from_micros(last)).await?;
     let rows = print(&cluster, &file).await?;
-    let report = verify::verify(&cluster.store, &Ends::Log(cluster.log.clone()), &file.metadata.name, None).await?;
+    let report =
+        verify::verify(&cluster.store, &Ends::Log(cluster.log.clone()), &file.metadata.name, verify::State::default())
+            .await?;
     cluster.stop().await?;
     eprintln!("\n{rows} rows of the last day above");
     tell_what_is_where(&folder, &file);

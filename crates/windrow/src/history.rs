@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use futures::{StreamExt, TryStreamExt};
-use windrow_protocol::marker::{Complete, Marker};
+use windrow_protocol::marker::{Complete, FileEntry, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::{JobName, PartitionId, Revision, Timestamp, WindowId, paths};
 use windrow_storage::Store;
@@ -79,7 +79,8 @@ pub async fn window(store: &Store, job: &JobName, id: WindowId, partitions: bool
     }
     let Some(revision) = newest.get(&Part::Finish) else { return Ok(None) };
     let path = paths::marker(job, id, Part::Finish, *revision);
-    let Some(complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
+    let Some(mut complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
+    complete.files.retain(|file| is_result(job, file));
     let mut past = Past { complete, partitions: vec![] };
     if partitions {
         let markers = newest.iter().filter_map(|(part, revision)| match part {
@@ -89,6 +90,51 @@ pub async fn window(store: &Store, job: &JobName, id: WindowId, partitions: bool
         past.partitions = read_partitions(store, job, id, markers.collect()).await?;
     }
     Ok(Some(past))
+}
+
+/// One revision of a window; `None` if it has none of this number. The files are named by where they lie now: those that a
+/// later revision has replaced were kept by it.
+pub async fn revision(store: &Store, job: &JobName, id: WindowId, revision: Revision) -> Result<Option<Past>> {
+    let path = paths::marker(job, id, Part::Finish, revision);
+    let Some(mut complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
+    complete.files.retain(|file| is_result(job, file));
+    let wanted = complete.plan.partitions.iter().map(|partition| (*partition, complete.plan.revision_of(*partition)));
+    let mut partitions = read_partitions(store, job, id, wanted.collect()).await?;
+    let listed = store.list(&paths::window_commits(job, id)).await?;
+    let all: Vec<(Part, Revision)> =
+        listed.iter().filter_map(|object| paths::parse_marker(&object.path)).map(|(_, _, part, n)| (part, n)).collect();
+    let after = |part: Part, revision: Revision| {
+        let mut after: Vec<Revision> =
+            all.iter().filter(|(of, n)| *of == part && *n > revision).map(|(_, n)| *n).collect();
+        after.sort();
+        after
+    };
+    for marker in &mut partitions {
+        let (part, mut at) = (Part::Partition(marker.plan.partition), marker.plan.revision);
+        for next in after(part, at) {
+            let path = paths::marker(job, id, part, next);
+            let found = store.read_marker::<Marker>(&path).await?;
+            follow(job, id, &mut marker.files, at, &found.map(|found| found.files).unwrap_or_default());
+            at = next;
+        }
+    }
+    let mut at = revision;
+    for next in after(Part::Finish, revision) {
+        let found = store.read_marker::<Complete>(&paths::marker(job, id, Part::Finish, next)).await?;
+        follow(job, id, &mut complete.files, at, &found.map(|found| found.files).unwrap_or_default());
+        at = next;
+    }
+    Ok(Some(Past { complete, partitions }))
+}
+
+/// Moves the files of a revision to where the next one has kept them. What that one has left as it is stays where it is.
+fn follow(job: &JobName, id: WindowId, files: &mut [FileEntry], revision: Revision, next: &[FileEntry]) {
+    for file in files {
+        let kept = paths::kept(job, id, revision, &file.path);
+        if let Some(kept) = next.iter().find(|other| Some(&other.path) == kept.as_ref()) {
+            file.path = kept.path.clone();
+        }
+    }
 }
 
 async fn read_partitions(
@@ -102,7 +148,16 @@ async fn read_partitions(
     };
     let found: Vec<Option<Marker>> =
         futures::stream::iter(markers).map(read).buffered(CONCURRENCY).try_collect().await?;
-    Ok(found.into_iter().flatten().collect())
+    let found = found.into_iter().flatten().map(|mut marker| {
+        marker.files.retain(|file| is_result(job, file));
+        marker
+    });
+    Ok(found.collect())
+}
+
+/// Whether a file is of a marker's own result, not what it has kept of the one before.
+fn is_result(job: &JobName, file: &FileEntry) -> bool {
+    !file.path.starts_with(&format!("{}/", paths::revisions(job)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod connect;
 mod demo;
+mod diff;
 mod doctor;
 mod history;
 mod job_file;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::client::{apply, describe, jobs, wait, windows};
+use crate::client::{apply, backfill, describe, jobs, wait, windows};
 
 /// Exactly-once batch jobs for fleets of devices.
 ///
@@ -59,7 +60,9 @@ enum Command {
     Apply(apply::Args),
     /// Check job files: fields, times, SQL, and with --server the topic. Exits with 1 if one is wrong.
     Validate(validate::Args),
-    /// List jobs, windows, partitions or workers.
+    /// Run complete windows again with the job's spec of now; pause, resume or cancel that.
+    Backfill(Box<backfill::Args>),
+    /// List jobs, windows, partitions, backfills or workers.
     #[command(subcommand)]
     Get(Get),
     /// Everything about one job, and what to try next.
@@ -80,6 +83,8 @@ enum Command {
     Skip(jobs::SkipArgs),
     /// Print a window's committed output.
     Cat(cat::Args),
+    /// What a revision of a window has changed: the rows that it removed, and those that it added.
+    Diff(diff::Args),
     /// Prove from markers, files and log that every reading is counted once. Exits with 1 if not.
     Verify(verify::Args),
     /// Examine a Kafka, an etcd and an object store: what windrow can rely on there. Exits with 1 if something is broken.
@@ -103,6 +108,9 @@ enum Get {
     /// Partitions of a job's topic: how far they are cut.
     #[command(visible_alias = "partition")]
     Partitions(windows::PartitionsArgs),
+    /// Backfills that run, and the newest that are done.
+    #[command(visible_alias = "backfill")]
+    Backfills(backfill::GetArgs),
     /// Workers that are alive.
     #[command(visible_alias = "worker")]
     Workers(windows::WorkersArgs),
@@ -162,6 +170,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Get(Get::Jobs(args)) => jobs::get(args).await,
         Command::Get(Get::Windows(args)) => windows::get(args).await,
         Command::Get(Get::Partitions(args)) => windows::partitions(args).await,
+        Command::Backfill(args) => backfill::run(*args).await,
+        Command::Get(Get::Backfills(args)) => backfill::get(args).await,
         Command::Get(Get::Workers(args)) => windows::workers(args).await,
         Command::Describe(args) => describe::run(args).await,
         Command::Watch(args) => jobs::watch(args).await,
@@ -172,6 +182,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Retry(args) => jobs::retry(args).await,
         Command::Skip(args) => jobs::skip(args).await,
         Command::Cat(args) => cat::run(args).await,
+        Command::Diff(args) => diff::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Completion { shell } => {

@@ -9,11 +9,11 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 use tonic::Code;
 use windrow_ports::Log;
-use windrow_protocol::marker::{Committed, Complete, Marker};
+use windrow_protocol::marker::{Complete, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
 use windrow_protocol::{
-    JobName, Ledger, Offset, OffsetRange, PartitionId, Timestamp, TopicName, WindowId, audit, paths,
+    JobName, Ledger, Offset, OffsetRange, PartitionId, Revision, Timestamp, TopicName, WindowId, audit, paths,
 };
 use windrow_storage::Store;
 use windrow_wire::convert;
@@ -23,6 +23,8 @@ use crate::connect::KafkaFrom;
 use crate::output::{self, OutputArgs};
 use crate::place::{self, StoreFrom};
 use crate::progress::Progress;
+
+mod revisions;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -67,8 +69,8 @@ impl Ends {
 
 /// `windrow verify`.
 pub async fn run(args: Args) -> Result<()> {
-    let Parts { store, ends, known, through } = parts(&args).await?;
-    let report = verify(&store, &ends, &args.job, through).await?;
+    let Parts { store, ends, known, state } = parts(&args).await?;
+    let report = verify(&store, &ends, &args.job, state).await?;
     ensure!(known || report.markers > 0, "job {} does not exist, and {} has no markers of it", args.job, store.url());
     if report.markers == 0 {
         eprintln!("job {} has committed nothing yet", args.job);
@@ -90,18 +92,29 @@ struct Parts {
     ends: Ends,
     /// Whether the job is known to exist.
     known: bool,
-    /// Up to where the job says that its windows are complete.
-    through: Option<Timestamp>,
+    state: State,
+}
+
+/// What the job has said of itself, before the markers are looked at. Nothing, where there is nobody to ask.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct State {
+    /// Up to where its windows are complete.
+    pub through: Option<Timestamp>,
+    /// Windows, or runs of them, that are to be run again or are being so.
+    pub revisions_pending: Option<u64>,
 }
 
 async fn parts(args: &Args) -> Result<Parts> {
     if let Some(folder) = &args.data_dir {
         let (store, database) = (place::store_in(folder)?, place::database_in(folder)?);
         let known = place::knows(&database, &args.job).await?;
-        return Ok(Parts { store, ends: Ends::Log(database.log()), known, through: None });
+        let revisions_pending = Some(place::revisions_pending(&database, &args.job).await?);
+        let state = State { through: None, revisions_pending };
+        return Ok(Parts { store, ends: Ends::Log(database.log()), known, state });
     }
     if let Some(log) = args.kafka.reach("windrow-verify").await? {
-        return Ok(Parts { store: args.store.open(None).await?, ends: Ends::Log(log), known: false, through: None });
+        let (store, state) = (args.store.open(None).await?, State::default());
+        return Ok(Parts { store, ends: Ends::Log(log), known: false, state });
     }
     let client = args.store.server.connect().await?;
     let store = args.store.open(Some(&client)).await?;
@@ -114,12 +127,14 @@ async fn parts(args: &Args) -> Result<Parts> {
             };
             let ends = Ends::Told(partitions.into_iter().filter_map(end).collect());
             let status = client.job(args.job.as_str()).await.map_err(said)?.status;
-            let through = status.and_then(|status| status.complete_through).map(|time| convert::time(&time));
-            Ok(Parts { store, ends, known: true, through })
+            let status = status.unwrap_or_default();
+            let through = status.complete_through.map(|time| convert::time(&time));
+            let state = State { through, revisions_pending: Some(status.revisions_pending) };
+            Ok(Parts { store, ends, known: true, state })
         }
         Err(status) if status.code() == Code::NotFound => {
             let why = "the coordinator does not know the job (any more), so it can't say; give --kafka";
-            Ok(Parts { store, ends: Ends::Unknown(why.to_owned()), known: false, through: None })
+            Ok(Parts { store, ends: Ends::Unknown(why.to_owned()), known: false, state: State::default() })
         }
         Err(status) => Err(said(status)),
     }
@@ -136,7 +151,14 @@ pub struct Report {
     pub windows: u64,
     pub batches: u64,
     pub files: u64,
+    /// Of the newest revision of each window.
     pub ledger: Ledger,
+    /// Results that have taken the place of another.
+    pub revisions: u64,
+    /// Readings that came late, by what their windows' revisions hold more.
+    taken_in: i64,
+    /// Late readings that the first results of windows have called amended: of all, and of those that are settled.
+    amended: (u64, u64),
     /// Files that markers name.
     named: BTreeSet<String>,
     /// Windows that end by then are over and done with. Of those after it some batches may be committed before others,
@@ -145,7 +167,7 @@ pub struct Report {
 }
 
 /// Up to where all windows are complete, by their markers alone.
-fn contiguous(complete: &[Complete]) -> Timestamp {
+fn contiguous(complete: &[&Complete]) -> Timestamp {
     let mut until = None;
     for marker in complete {
         if until.is_some_and(|until| until != marker.plan.window.start) {
@@ -158,8 +180,8 @@ fn contiguous(complete: &[Complete]) -> Timestamp {
 
 /// Verifies all that a job has committed.
 ///
-/// `through`: the job has said that all windows which end by then are complete; asked before the markers are looked at.
-pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<Timestamp>) -> Result<Report> {
+/// `state`: asked before the markers are looked at.
+pub async fn verify(store: &Store, ends: &Ends, job: &JobName, state: State) -> Result<Report> {
     let mut report = Report::default();
     // Before the markers: whatever is published by now has a marker by then, also while the job runs.
     let published = published(store, job).await?;
@@ -185,31 +207,38 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<T
             }
         }
     }
-    complete.sort_by_key(|marker| marker.plan.window.start);
+    complete.sort_by_key(|marker| (marker.plan.window.start, marker.plan.revision));
     let mut by_window: BTreeMap<WindowId, Vec<&Marker>> = BTreeMap::new();
     batches.values().flatten().for_each(|marker| by_window.entry(marker.plan.window.id()).or_default().push(marker));
-    report.chain(&complete, through);
-    report.settled = through.unwrap_or_else(|| contiguous(&complete));
-    for marker in &complete {
+    let newest = revisions::newest(&complete);
+    // A window within a run of empty ones is counted by the run.
+    let counted: Vec<&Complete> = newest.iter().copied().filter(|marker| marker.plan.windows > 0).collect();
+    report.chain(&counted, state.through);
+    report.settled = state.through.unwrap_or_else(|| contiguous(&counted));
+    for marker in newest {
         report.windows += marker.plan.windows;
         let window = marker.plan.window.id();
-        let found = audit::window(marker, by_window.get(&window).map_or(&[], Vec::as_slice));
+        let joined = revisions::joined(marker, by_window.get(&window).map_or(&[], Vec::as_slice));
+        let found = audit::window(marker, &joined);
         report.findings.extend(found.into_iter().map(|what| format!("window {window}: {what}")));
         let skipped = marker.skipped.iter().map(|reason| format!("window {window}: its reduce was skipped: {reason}"));
         report.notes.extend(skipped);
-        report.files(store, marker, marker.plan.until).await?;
-        progress.inc(1);
+    }
+    for markers in complete.chunk_by(|a, b| a.plan.window == b.plan.window) {
+        report.files_of_all(store, markers, |marker| (marker.plan.window.id(), marker.plan.revision)).await?;
+        progress.inc(markers.len() as u64);
     }
     drop(by_window);
     for (partition, mut markers) in batches {
-        markers.sort_by_key(|marker| marker.plan.owned.end);
+        markers.sort_by_key(|marker| (marker.plan.window.start, marker.plan.revision));
         report.partition(ends, partition, &markers).await?;
-        for marker in &markers {
-            report.files(store, marker, marker.plan.window.end).await?;
-            progress.inc(1);
+        for markers in markers.chunk_by(|a, b| a.plan.window == b.plan.window) {
+            report.files_of_all(store, markers, |marker| (marker.plan.window.id(), marker.plan.revision)).await?;
+            progress.inc(markers.len() as u64);
         }
     }
     report.strays(published);
+    report.amendments(state.revisions_pending);
     Ok(report)
 }
 
@@ -219,6 +248,7 @@ async fn published(store: &Store, job: &JobName) -> Result<Vec<String>> {
     for dataset in [Dataset::Data, Dataset::Parts, Dataset::Late, Dataset::Quarantine] {
         paths.extend(store.list(&paths::dataset(job, dataset)).await?.into_iter().map(|object| object.path));
     }
+    paths.extend(store.list(&paths::revisions(job)).await?.into_iter().map(|object| object.path));
     Ok(paths)
 }
 
@@ -229,8 +259,13 @@ impl Report {
         }
     }
 
+    /// `markers`: all of the partition, by window and revision.
     async fn partition(&mut self, ends: &Ends, partition: PartitionId, markers: &[Marker]) -> Result<()> {
-        for pair in markers.windows(2) {
+        // Revisions own what the first results own.
+        let mut first: Vec<&Marker> =
+            markers.iter().filter(|marker| marker.plan.revision == Revision::default()).collect();
+        first.sort_by_key(|marker| (marker.plan.owned.end, marker.plan.window.start));
+        for pair in first.windows(2) {
             let (before, after) = (&pair[0].plan, &pair[1].plan);
             let may_come = before.owned.end < after.owned.start && after.window.end > self.settled;
             if before.owned.end != after.owned.start && !may_come {
@@ -244,23 +279,10 @@ impl Report {
                 ));
             }
         }
-        for marker in markers {
-            self.batches += 1;
-            self.ledger = self.ledger.plus(&marker.ledger);
-            let window = marker.plan.window.id();
-            let found = audit::marker(marker);
-            self.findings
-                .extend(found.into_iter().map(|what| format!("window {window} partition {partition}: {what}")));
-            if let Some(reason) = &marker.skipped {
-                let lost = marker.ledger.lost_offsets;
-                self.notes.push(format!("window {window} partition {partition}: {lost} offsets skipped: {reason}"));
-            } else if marker.ledger.lost_offsets > 0 {
-                let lost = marker.ledger.lost_offsets;
-                self.findings
-                    .push(format!("window {window} partition {partition}: {lost} offsets were lost to retention"));
-            }
+        for revisions in markers.chunk_by(|a, b| a.plan.window == b.plan.window) {
+            self.batch(partition, revisions);
         }
-        let (Some(first), Some(last)) = (markers.first(), markers.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (first.first(), first.last()) else { return Ok(()) };
         let Some(log) = ends.of(&last.plan.topic, partition).await? else { return Ok(()) };
         if log.end < last.plan.owned.end {
             self.findings
@@ -276,8 +298,33 @@ impl Report {
         Ok(())
     }
 
+    /// One partition of one window: all its revisions.
+    fn batch(&mut self, partition: PartitionId, revisions: &[Marker]) {
+        let Some(marker) = revisions.last() else { return };
+        let at = format!("window {} partition {partition}", marker.plan.window.id());
+        self.batches += 1;
+        self.ledger = self.ledger.plus(&marker.ledger);
+        self.revisions(revisions);
+        let found = revisions.iter().flat_map(audit::marker);
+        let found = found.chain(audit::revisions(&revisions.iter().collect::<Vec<_>>()));
+        self.findings.extend(found.map(|what| format!("{at}: {what}")));
+        let lost = marker.ledger.lost_offsets;
+        if let Some(reason) = &marker.skipped {
+            self.notes.push(format!("{at}: {lost} offsets skipped: {reason}"));
+        } else if lost > 0 {
+            self.findings.push(format!("{at}: {lost} offsets were lost to retention"));
+        }
+        if let Some(gone) = marker.carried.filter(|gone| !gone.is_empty()) {
+            let (revision, late) = (marker.plan.revision, marker.ledger.late.saturating_sub(marker.ledger.amended));
+            self.notes.push(format!(
+                "{at}: {revision} could not be computed, since the log had dropped {gone}; the result stayed as it was, \
+                 and {late} late readings are set aside"
+            ));
+        }
+    }
+
     /// Up to where the job says that all windows are complete, none may be without a `_complete` marker.
-    fn chain(&mut self, complete: &[Complete], through: Option<Timestamp>) {
+    fn chain(&mut self, complete: &[&Complete], through: Option<Timestamp>) {
         let Some(through) = through else { return };
         let mut last = complete.first().map(|marker| marker.plan.window.start);
         for marker in complete {
@@ -302,26 +349,10 @@ impl Report {
         }
     }
 
-    async fn files(&mut self, store: &Store, marker: &impl Committed, end: Timestamp) -> Result<()> {
-        for file in marker.files() {
-            self.files += 1;
-            self.named.insert(file.path.clone());
-            match store.size(&file.path).await? {
-                None if end > self.settled => {}
-                None => self.findings.push(format!("{} is missing", file.path)),
-                Some(_) if store.sha256(&file.path).await? != file.sha256 => {
-                    self.findings.push(format!("{} is not what was committed: its checksum differs", file.path));
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-
     fn value(&self, ends: &Ends) -> Value {
         json!({
             "clean": self.findings.is_empty(), "findings": self.findings, "notes": self.notes, "windows": self.windows,
-            "batches": self.batches, "files": self.files, "ledger": self.ledger,
+            "batches": self.batches, "revisions": self.revisions, "files": self.files, "ledger": self.ledger,
             "logChecked": !matches!(ends, Ends::Unknown(_)),
         })
     }
@@ -331,12 +362,14 @@ impl Report {
         let counts = [
             ("windows", self.windows),
             ("batches", self.batches),
+            ("revisions", self.revisions),
             ("files", self.files),
             ("on time", ledger.on_time),
             ("kept", ledger.kept),
             ("quarantined", ledger.quarantined),
             ("duplicate", ledger.duplicate),
             ("late", ledger.late),
+            ("amended", ledger.amended),
             ("lost offsets", ledger.lost_offsets),
         ];
         let mut text = format!("job/{job} {}\n", if self.findings.is_empty() { "clean" } else { "NOT CLEAN" });

@@ -37,6 +37,7 @@ pub fn ledger(ledger: &Ledger) -> v1::LedgerCounts {
         quarantined: ledger.quarantined,
         duplicate: ledger.duplicate,
         lost_offsets: ledger.lost_offsets,
+        amended: ledger.amended,
     }
 }
 
@@ -66,6 +67,7 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
     set("lateness", &spec.lateness);
     set("idleTimeout", &spec.idle_timeout);
     set("late", &spec.late);
+    set("amendReach", &spec.amend_reach);
     if let Some(reduce) = &spec.reduce {
         out["reduce"] = json!(reduce);
     }
@@ -165,6 +167,7 @@ pub fn spec(spec: &JobSpec) -> v1::JobSpec {
         lateness: text(&value["lateness"]),
         idle_timeout: text(&value["idleTimeout"]),
         late: text(&value["late"]),
+        amend_reach: text(&value["amendReach"]),
         map: spec.map.clone(),
         reduce: spec.reduce.clone(),
         output: Some(v1::Output { format: text(&value["output"]["format"]) }),
@@ -187,7 +190,10 @@ mod tests {
 
     #[test]
     fn a_spec_goes_there_and_back() {
-        for text in [FULL, SHIFTS, r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#] {
+        let amend = FULL.replace(r#""late": "drop""#, r#""late": "amend", "amendReach": "3d""#);
+        for text in
+            [FULL, &amend, SHIFTS, r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#]
+        {
             let before: JobSpec = serde_json::from_str(text).unwrap();
             let job = v1::Job { name: "jobs/j".to_owned(), spec: Some(spec(&before)), ..Default::default() };
             assert_eq!(job_file(&job).unwrap().spec, before);

@@ -9,12 +9,15 @@ use windrow_protocol::commit::Verdict;
 use windrow_protocol::marker::{Complete, FileEntry, Input, MARKER_VERSION, Marker};
 use windrow_protocol::paths::{self, Dataset};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
+use windrow_protocol::revise::Amends;
 use windrow_protocol::state::{Assignment, Summary, Task};
-use windrow_protocol::{AttemptId, JobSpec, Ledger, OffsetRange, Plan};
+use windrow_protocol::{AttemptId, JobSpec, Ledger, Offset, OffsetRange, Plan};
 use windrow_storage::{Store, StoreError};
 
 use crate::Tools;
 use crate::compute::{self, Computed};
+
+mod revision;
 
 /// Why a try failed, by what becomes of the batch.
 #[derive(Debug, thiserror::Error)]
@@ -128,17 +131,16 @@ impl Run<'_> {
             self.expect_same(found.plan.is_same_work(plan))?;
             // Somebody committed before: finish what they may have left.
             store.publish(&found).await?;
-            return Ok(summary(&found.files, &found.ledger, self.result()));
+            return Ok(summary(&found, self.result()));
         }
-        let Staged { files, ledger, quarantine_reasons } = match self.skip {
+        let staged = match (&plan.revises, self.skip) {
+            (Some(revises), _) => self.revise(plan, revises).await,
             // Whoever gave it up knows that its readings are lost; the count is of offsets, since nothing is read.
-            Some(_) => Staged::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() }),
-            None => {
-                let staged = self.compute(plan).await;
-                self.clear_if_failed(&staged).await;
-                staged?
-            }
+            (None, Some(_)) => Ok(Staged::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() })),
+            (None, None) => self.compute(plan).await,
         };
+        self.clear_if_failed(&staged).await;
+        let Staged { files, ledger, quarantine_reasons, amends, carried, skipped } = staged?;
         let marker = Marker {
             version: MARKER_VERSION,
             job: self.id.job.clone(),
@@ -147,33 +149,46 @@ impl Run<'_> {
             ledger,
             files,
             quarantine_reasons,
-            skipped: self.skip.cloned(),
+            skipped: self.skip.cloned().or(skipped),
+            amends,
+            carried,
             committed_at: self.tools.clock.now(),
         };
         let (verdict, stands) = store.commit(&self.marker_path(), &marker).await?;
         self.conclude(verdict).await;
         self.expect_same(stands.plan.is_same_work(plan))?;
         store.publish(&stands).await?;
-        Ok(summary(&stands.files, &stands.ledger, self.result()))
+        Ok(summary(&stands, self.result()))
     }
 
-    /// Runs the map and stages what it made.
-    async fn compute(&self, plan: &Plan) -> Result<Staged, AttemptError> {
-        let range = self.check_range(plan).await?;
-        let work = compute::Map {
+    /// Work on a plan: the map over some of its ranges.
+    fn work(&self, plan: &Plan, ranges: Vec<OffsetRange>, only_aside: bool) -> compute::Map {
+        compute::Map {
             log: self.tools.log.clone(),
             shared: self.tools.shared.clone(),
             engine: self.tools.engine.clone(),
             spec: self.spec.clone(),
             plan: plan.clone(),
-            range,
+            ranges,
+            only_aside,
             result: self.result(),
             folder: self.scratch.clone(),
-        };
+        }
+    }
+
+    /// Runs the map and stages what it made.
+    async fn compute(&self, plan: &Plan) -> Result<Staged, AttemptError> {
+        let log_start = self.log_start(plan).await?;
+        if log_start > plan.read.start {
+            let lost = OffsetRange::new(plan.read.start, log_start.min(plan.read.end));
+            tracing::error!(batch = %self.id, %lost, "data loss: the log dropped planned offsets before they were read");
+        }
+        let range = OffsetRange::new(log_start.max(plan.read.start), plan.read.end);
+        let work = self.work(plan, vec![range], false);
         let (staging, result, missing) = (self.staging(), self.result(), plan.read.len() - range.len());
         let (log, planned) = (self.tools.log.clone(), plan.clone());
         let staged = async move {
-            let Computed { outputs, mut ledger, quarantine_reasons } = work.run().await?;
+            let Computed { outputs, mut ledger, quarantine_reasons, amends } = work.run().await?;
             // It may have been made anew while it was read.
             expect_topic(&*log, &planned).await?;
             ledger.lost_offsets = ledger.lost_offsets.max(missing);
@@ -182,9 +197,9 @@ impl Run<'_> {
             for (dataset, written) in outputs {
                 // A window without readings has no rows, also where an aggregate would give one of nothing.
                 let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
-                files.extend(staging.stage(dataset, written).await?);
+                files.extend(staging.stage(dataset, 0, written).await?);
             }
-            Ok(Staged { files, ledger, quarantine_reasons })
+            Ok(Staged { files, quarantine_reasons, amends, ..Staged::nothing(ledger) })
         };
         self.tools.place.run(staged).await
     }
@@ -194,21 +209,14 @@ impl Run<'_> {
         if self.spec.reduce.is_some() { Dataset::Parts } else { Dataset::Data }
     }
 
-    /// What of the planned range the log still has.
-    async fn check_range(&self, plan: &Plan) -> Result<OffsetRange, AttemptError> {
+    /// First offset that the log still has.
+    async fn log_start(&self, plan: &Plan) -> Result<Offset, AttemptError> {
         expect_topic(&*self.tools.log, plan).await?;
         let bounds = self.tools.log.bounds(&plan.topic, &[plan.partition]).await?;
-        let log_start = match bounds.into_iter().next() {
-            Some(bounds) => bounds?.log_start,
-            None => {
-                return Err(AttemptError::Retry(format!("no bounds of {} partition {}", plan.topic, plan.partition)));
-            }
-        };
-        if log_start > plan.read.start {
-            let lost = OffsetRange::new(plan.read.start, log_start.min(plan.read.end));
-            tracing::error!(batch = %self.id, %lost, "data loss: the log dropped planned offsets before they were read");
+        match bounds.into_iter().next() {
+            Some(bounds) => Ok(bounds?.log_start),
+            None => Err(AttemptError::Retry(format!("no bounds of {} partition {}", plan.topic, plan.partition))),
         }
-        Ok(OffsetRange::new(log_start.max(plan.read.start), plan.read.end))
     }
 
     fn staging(&self) -> Staging {
@@ -246,10 +254,12 @@ impl Run<'_> {
             store.publish(&found).await?;
             return Ok(complete_summary(&found));
         }
+        let base = self.complete_before(plan).await?;
         let mut inputs = Vec::new();
         let (mut ledger, mut rows, mut parts) = (Ledger::default(), 0, Vec::new());
         for partition in &plan.partitions {
-            let path = paths::marker(&self.id.job, self.id.window, Part::Partition(*partition), plan.revision);
+            let path =
+                paths::marker(&self.id.job, self.id.window, Part::Partition(*partition), plan.revision_of(*partition));
             let missing = || AttemptError::Retry(format!("marker {path} of a committed batch is not there"));
             let marker = store.read_marker::<Marker>(&path).await?.ok_or_else(missing)?;
             ledger = ledger.plus(&marker.ledger);
@@ -261,24 +271,19 @@ impl Run<'_> {
             rows += results.iter().map(|file| file.rows).sum::<u64>();
             parts.extend(results);
         }
-        let mut files = Vec::new();
+        let (mut files, data) = (Vec::new(), format!("{}/", paths::dataset(&self.id.job, Dataset::Data)));
         if self.spec.reduce.is_some() {
-            rows = 0;
-        }
-        // As for a map: a window without readings has no rows.
-        if self.spec.reduce.is_some() && ledger.kept > 0 && self.skip.is_none() {
-            let (engine, spec, folder) = (self.tools.engine.clone(), self.spec.clone(), self.scratch.clone());
-            let staging = self.staging();
-            let reduce = async move {
-                let local = fetch(&staging.store, &folder, &parts).await?;
-                let output = engine.reduce(&spec, local).await?;
-                let written = compute::write(&folder, Dataset::Data, output).await?;
-                staging.stage(Dataset::Data, written).await
+            files = match (self.skip, base) {
+                (None, base) => {
+                    let staged = self.reduce(parts, ledger.kept, base).await;
+                    self.clear_if_failed(&staged).await;
+                    staged?
+                }
+                // What is given up is the revision: the result that stands stays.
+                (Some(_), Some(base)) => self.results(&base.files),
+                (Some(_), None) => Vec::new(),
             };
-            let staged = self.tools.place.run(reduce).await;
-            self.clear_if_failed(&staged).await;
-            files = staged?;
-            rows = files.iter().map(|file| file.rows).sum();
+            rows = files.iter().filter(|file| file.path.starts_with(&data)).map(|file| file.rows).sum();
         }
         let complete = Complete {
             version: MARKER_VERSION,
@@ -311,16 +316,21 @@ async fn expect_topic(log: &dyn Log, plan: &Plan) -> Result<(), AttemptError> {
     )))
 }
 
-/// What an attempt has in the store, not committed yet.
+/// What an attempt has in the store, not committed yet, and what its marker says beside it.
 struct Staged {
     files: Vec<FileEntry>,
     ledger: Ledger,
     quarantine_reasons: Vec<String>,
+    amends: Option<Amends>,
+    carried: Option<OffsetRange>,
+    /// The batch was given up before, and is not made up for.
+    skipped: Option<String>,
 }
 
 impl Staged {
     fn nothing(ledger: Ledger) -> Self {
-        Self { files: Vec::new(), ledger, quarantine_reasons: Vec::new() }
+        let (files, quarantine_reasons) = (Vec::new(), Vec::new());
+        Self { files, ledger, quarantine_reasons, amends: None, carried: None, skipped: None }
     }
 }
 
@@ -332,9 +342,15 @@ struct Staging {
 }
 
 impl Staging {
-    async fn stage(&self, dataset: Dataset, written: Vec<WrittenFile>) -> Result<Vec<FileEntry>, AttemptError> {
+    /// `first`: the number of the first file.
+    async fn stage(
+        &self,
+        dataset: Dataset,
+        first: u32,
+        written: Vec<WrittenFile>,
+    ) -> Result<Vec<FileEntry>, AttemptError> {
         let mut files = Vec::new();
-        for (number, file) in (0..).zip(written) {
+        for (number, file) in (first..).zip(written) {
             let staged = paths::staged(&self.id.job, self.id.window, self.id.part, &self.attempt, dataset, number);
             let path = paths::file(&self.id.job, dataset, self.id.window, self.id.part, number);
             files.push(self.store.stage(&file.path, &staged, &path, file.rows).await?);
@@ -365,12 +381,14 @@ fn check_rows(path: &Path, part: &FileEntry) -> Result<(), AttemptError> {
     read(path).map(drop).map_err(|error| AttemptError::Park(format!("{}: {error}", part.path)))
 }
 
-fn summary(files: &[FileEntry], ledger: &Ledger, result: Dataset) -> Summary {
-    let folder = format!("/{}/", result.folder());
-    let rows = files.iter().filter(|file| file.path.contains(&folder)).map(|file| file.rows).sum();
-    Summary { rows, bytes: files.iter().map(|file| file.bytes).sum(), ledger: *ledger }
+fn summary(marker: &Marker, result: Dataset) -> Summary {
+    let folder = format!("{}/", paths::dataset(&marker.job, result));
+    let rows = marker.files.iter().filter(|file| file.path.starts_with(&folder)).map(|file| file.rows).sum();
+    let bytes = marker.files.iter().map(|file| file.bytes).sum();
+    Summary { rows, bytes, ledger: marker.ledger, amends: marker.amends.clone() }
 }
 
 fn complete_summary(complete: &Complete) -> Summary {
-    Summary { rows: complete.rows, bytes: complete.files.iter().map(|file| file.bytes).sum(), ledger: complete.ledger }
+    let bytes = complete.files.iter().map(|file| file.bytes).sum();
+    Summary { rows: complete.rows, bytes, ledger: complete.ledger, amends: None }
 }

@@ -13,6 +13,7 @@ use windrow_ports::Log;
 use windrow_processing::parquet::{FILE_BYTES, Writer, WrittenFile};
 use windrow_processing::{BatchStream, Engine, ProcessingError};
 use windrow_protocol::paths::Dataset;
+use windrow_protocol::revise::Amends;
 use windrow_protocol::{JobSpec, Ledger, OffsetRange, Plan};
 
 use crate::SharedReads;
@@ -68,8 +69,10 @@ pub struct Map {
     pub engine: Engine,
     pub spec: JobSpec,
     pub plan: Plan,
-    /// What of the plan's range the log still has.
-    pub range: OffsetRange,
+    /// What of the plan's ranges the log still has.
+    pub ranges: Vec<OffsetRange>,
+    /// Readings of the window are set aside and nothing is computed: see [`Intake::only_aside`].
+    pub only_aside: bool,
     /// The dataset that the map's output is.
     pub result: Dataset,
     /// Folder for its files.
@@ -81,6 +84,7 @@ pub struct Computed {
     pub outputs: Vec<(Dataset, Vec<WrittenFile>)>,
     pub ledger: Ledger,
     pub quarantine_reasons: Vec<String>,
+    pub amends: Option<Amends>,
 }
 
 impl Map {
@@ -91,9 +95,10 @@ impl Map {
         // A feed that failed is the cause, whatever the query made of what it got.
         let (intake, Sides { late, quarantine }) = fed?;
         let (ledger, quarantine_reasons) = intake.ledger();
+        let amends = intake.amends().cloned();
         let outputs =
             vec![(self.result, written?), (Dataset::Late, late.finish()?), (Dataset::Quarantine, quarantine.finish()?)];
-        Ok(Computed { outputs, ledger, quarantine_reasons })
+        Ok(Computed { outputs, ledger, quarantine_reasons, amends })
     }
 
     /// Runs the map over what is fed, once there is any: without readings there are no rows, also where an aggregate
@@ -107,17 +112,20 @@ impl Map {
 
     /// Hands the range's readings to the query, batch by batch; writes what is late or quarantined.
     async fn feed(&self, tell: mpsc::Sender<RecordBatch>) -> Result<(Intake, Sides), AttemptError> {
-        let mut intake = Intake::new(&self.spec, &self.plan);
+        let intake = Intake::new(&self.spec, &self.plan).map_err(|error| AttemptError::Park(error.to_string()))?;
+        let mut intake = if self.only_aside { intake.only_aside() } else { intake };
         let mut sides = Sides {
             late: writer(&self.folder, Dataset::Late, intake.schema()),
             quarantine: writer(&self.folder, Dataset::Quarantine, quarantine_schema()),
         };
-        let mut records = self.shared.read(&self.log, &self.plan, self.range);
-        while let Some(chunk) = records.try_next().await? {
-            for record in &chunk {
-                intake.push(record);
-                if intake.is_ready() {
-                    hand_on(&mut intake, &mut sides, &tell).await?;
+        for range in &self.ranges {
+            let mut records = self.shared.read(&self.log, &self.plan, *range);
+            while let Some(chunk) = records.try_next().await? {
+                for record in &chunk {
+                    intake.push(record);
+                    if intake.is_ready() {
+                        hand_on(&mut intake, &mut sides, &tell).await?;
+                    }
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! From log records to `readings`: decodes, decides whose each reading is, removes repeats, and counts all of it.
 //!
 //! The rule (see `windrow_protocol::cut`): a reading of the window is on time; one of an earlier window is late if this
-//! batch owns its offset; everything else belongs to other batches. What can't be used is kept in quarantine.
+//! batch owns its offset; everything else belongs to other batches. What can't be used is kept in quarantine. A late
+//! reading that amends its window is only counted here: a revision of that window takes it in.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use windrow_ports::log::Record;
 use windrow_processing::readings_schema;
-use windrow_protocol::job::{Format, LatePolicy, ValueType};
+use windrow_protocol::job::{Format, LatePolicy, LateRule, ValueType};
+use windrow_protocol::revise::Amends;
+use windrow_protocol::window::{Calendar, UnknownZone};
 use windrow_protocol::{JobSpec, Ledger, Offset, OffsetRange, Plan, Timestamp, Window};
 use windrow_wire::block::{self, Decoded, Values};
 
@@ -45,7 +48,10 @@ pub struct Taken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     OnTime,
+    /// Late, and set aside or dropped.
     Late,
+    /// Late, and for a revision of its window to take in.
+    Amends,
     Skipped,
     Duplicate,
     /// Unfit; whether it was on time decides where it is counted.
@@ -71,15 +77,23 @@ pub struct Intake {
     numbers: Vec<DeviceNumber>,
     ledger: Ledger,
     reasons: Vec<String>,
+    rule: LateRule,
+    calendar: Calendar,
+    /// The window of the last late reading, and whether it is amended: late readings come in crowds.
+    touched: Option<(Window, bool)>,
+    amends: Option<Amends>,
+    /// Readings of the window are set aside, and nothing else is taken: the revision that wanted them can't be computed.
+    only_aside: bool,
 }
 
 impl Intake {
-    pub fn new(spec: &JobSpec, plan: &Plan) -> Self {
+    /// The error: the job's time zone is not known here.
+    pub fn new(spec: &JobSpec, plan: &Plan) -> Result<Self, UnknownZone> {
         let values = spec.source.values.iter().map(|(name, kind)| (name.clone(), *kind));
         let tags = spec.source.tags.iter().map(|name| (name.clone(), ValueType::String));
         let columns: Vec<(String, ValueType)> = values.chain(tags).collect();
         let schema = readings_schema(spec);
-        Self {
+        Ok(Self {
             spec: spec.clone(),
             window: plan.window,
             owned: plan.owned,
@@ -92,7 +106,19 @@ impl Intake {
             numbers: Vec::new(),
             ledger: Ledger { lost_offsets: plan.lost.map_or(0, |lost| lost.len()), ..Ledger::default() },
             reasons: Vec::new(),
-        }
+            rule: plan.late_rule(spec),
+            calendar: spec.window.calendar()?,
+            touched: None,
+            amends: None,
+            only_aside: false,
+        })
+    }
+
+    /// Takes readings of the window alone, as late ones.
+    pub fn only_aside(mut self) -> Self {
+        self.ledger = Ledger::default();
+        (self.only_aside, self.rule) = (true, LateRule { policy: LatePolicy::Side, ..self.rule });
+        self
     }
 
     /// The schema of on-time and late batches.
@@ -121,7 +147,7 @@ impl Intake {
 
     /// Nobody knows what times it holds, so it is kept once: by the batch that owns its offset.
     fn undecodable(&mut self, record: &Record, reason: &str) {
-        if !self.owned.contains(record.offset) {
+        if self.only_aside || !self.owned.contains(record.offset) {
             return;
         }
         self.ledger.undecodable += 1;
@@ -167,20 +193,37 @@ impl Intake {
             self.count(fate, 1);
             match fate {
                 Fate::OnTime => self.on_time.push(reading, values),
-                Fate::Late if self.spec.late == LatePolicy::Side => self.late.push(reading, values),
+                Fate::Late if self.rule.sets_aside() => self.late.push(reading, values),
                 _ => {}
             }
         }
     }
 
-    fn fate(&self, offset: Offset, time: Timestamp) -> Fate {
-        if self.window.contains(time) {
-            Fate::OnTime
-        } else if time < self.window.start && self.owned.contains(offset) {
-            Fate::Late
-        } else {
-            Fate::Skipped
+    fn fate(&mut self, offset: Offset, time: Timestamp) -> Fate {
+        match self.window.contains(time) {
+            true if self.only_aside => Fate::Late,
+            true => Fate::OnTime,
+            false if time < self.window.start && self.owned.contains(offset) && !self.only_aside => {
+                self.late_fate(offset, time)
+            }
+            false => Fate::Skipped,
         }
+    }
+
+    /// What becomes of a late reading. By nothing but spec, plan, offset and time, so that all attempts find alike.
+    fn late_fate(&mut self, offset: Offset, time: Timestamp) -> Fate {
+        let (touched, amended) = match self.touched {
+            Some(known) if known.0.contains(time) => known,
+            _ => {
+                let touched = self.calendar.window_of(time);
+                *self.touched.insert((touched, self.rule.amends(self.window, touched)))
+            }
+        };
+        if !amended {
+            return Fate::Late;
+        }
+        Amends::add(&mut self.amends, offset, touched);
+        Fate::Amends
     }
 
     fn count(&mut self, fate: Fate, n: u64) {
@@ -188,6 +231,10 @@ impl Intake {
         ledger.read += n;
         match fate {
             Fate::Late | Fate::Unfit { on_time: false } => ledger.late += n,
+            Fate::Amends => {
+                ledger.late += n;
+                ledger.amended += n;
+            }
             Fate::Skipped => ledger.skipped += n,
             Fate::OnTime => {
                 ledger.on_time += n;
@@ -226,6 +273,9 @@ impl Intake {
     /// Whether every reading of a block is on time and of the declared types: true of nearly all blocks.
     fn is_whole(&self, block: &Decoded<'_>, columns: &[Option<&Values<'_>>]) -> bool {
         let (start, end) = (self.window.start.micros(), self.window.end.micros());
+        if self.only_aside {
+            return false;
+        }
         let on_time = block.times_us.iter().fold(true, |all, time| all & (start <= *time) & (*time < end));
         on_time && columns.iter().zip(&self.columns).all(|(found, (_, declared))| mismatch(*found, *declared).is_none())
     }
@@ -264,7 +314,7 @@ impl Intake {
         if !on_time.is_empty() {
             self.on_time.append(block, columns, Chosen::These(&on_time));
         }
-        if self.spec.late == LatePolicy::Side && !late.is_empty() {
+        if self.rule.sets_aside() && !late.is_empty() {
             self.late.append(block, columns, Chosen::These(&late));
         }
     }
@@ -341,6 +391,11 @@ impl Intake {
     /// The counts so far, and the first reasons of quarantine.
     pub fn ledger(&self) -> (Ledger, Vec<String>) {
         (self.ledger, self.reasons.clone())
+    }
+
+    /// The late readings so far that amend their windows.
+    pub fn amends(&self) -> Option<&Amends> {
+        self.amends.as_ref()
     }
 }
 

@@ -8,7 +8,7 @@ use windrow_ports::{Clock, SystemClock};
 use windrow_processing::{Engine, EngineSettings};
 use windrow_protocol::marker::{Complete, Marker};
 use windrow_protocol::paths::{self, Dataset};
-use windrow_protocol::plan::{BatchId, FinishPlan, Part, SealedBy};
+use windrow_protocol::plan::{BatchId, FinishPlan, Part, Revises, SealedBy};
 use windrow_protocol::state::{Assignment, Task};
 use windrow_protocol::{
     JobName, JobSpec, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicId, TopicName, Window,
@@ -84,6 +84,7 @@ fn map(bench: &Bench, spec: JobSpec) -> Assignment {
         revision: Revision(0),
         spec_hash: spec.hash(),
         generation: 1,
+        revises: None,
     };
     Assignment { id: id(Part::Partition(P0)), task: Task::Map(plan), spec, skip: None, outcome: None }
 }
@@ -99,6 +100,7 @@ fn finish(bench: &Bench, spec: JobSpec) -> Assignment {
         partitions: vec![P0],
         empty: vec![],
         revision: Revision(0),
+        revisions: Default::default(),
         spec_hash: spec.hash(),
         generation: 1,
     };
@@ -209,4 +211,59 @@ async fn a_batch_that_is_given_up_is_committed_without_a_result_and_a_committed_
     run(&bench.tools, &skip).await.unwrap();
     let marker = bench.tools.store.read_marker::<Marker>(&path).await.unwrap().unwrap();
     assert_eq!((marker.skipped, marker.files.len()), (None, 1), "what was committed before stays");
+}
+
+/// The same batch run again, for a backfill.
+fn again(bench: &Bench, spec: JobSpec) -> Assignment {
+    let mut again = map(bench, spec.clone());
+    again.id.revision = Revision(1);
+    if let Task::Map(plan) = &mut again.task {
+        plan.revision = Revision(1);
+        let (cause, late) = ("backfill-b".parse().unwrap(), spec.late_rule());
+        plan.revises = Some(Revises { base: Some(Revision(0)), cause, more: vec![], late });
+    }
+    again
+}
+
+async fn marker(bench: &Bench, revision: u32) -> Marker {
+    let path = paths::marker(&id(Part::Finish).job, window().id(), Part::Partition(P0), Revision(revision));
+    bench.tools.store.read_marker::<Marker>(&path).await.unwrap().unwrap()
+}
+
+const DATA: &str = "job/data/window=19700101T000000Z/part-00000-000.parquet";
+const KEPT: &str = "job/revisions/window=19700101T000000Z/r0/part-00000-000.parquet";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_replaces_the_result_and_keeps_what_it_was() {
+    let bench = bench().await;
+    run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    let mut other = spec(false);
+    other.map = "SELECT count(*) AS n FROM readings".into();
+    let summary = run(&bench.tools, &again(&bench, other)).await.unwrap();
+    assert_eq!((summary.rows, summary.ledger.kept, summary.amends), (1, 900, None));
+    assert_eq!(objects(&bench, "job/data").await, [DATA]);
+    assert_eq!(objects(&bench, "job/revisions").await, [KEPT]);
+    assert!(objects(&bench, "job/_staging").await.is_empty());
+    let (first, next) = (marker(&bench, 0).await, marker(&bench, 1).await);
+    assert_eq!(bench.tools.store.sha256(KEPT).await.unwrap(), first.files[0].sha256);
+    assert_eq!(bench.tools.store.sha256(DATA).await.unwrap(), next.files[0].sha256);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_that_is_given_up_leaves_the_result_that_stands() {
+    let bench = bench().await;
+    run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    let topic = TopicName::new("t").unwrap();
+    // Whatever the reason: here the topic is gone.
+    bench.tools.log.delete_topic(&topic).await.unwrap();
+    let new = NewTopic { name: topic, partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
+    bench.tools.log.create_topic(&new).await.unwrap();
+    let parked = run(&bench.tools, &again(&bench, spec(false))).await;
+    assert!(matches!(parked, Err(AttemptError::Park(_))), "{parked:?}");
+    let skip = Assignment { skip: Some("no topic".to_owned()), ..again(&bench, spec(false)) };
+    let summary = run(&bench.tools, &skip).await.unwrap();
+    assert_eq!((summary.rows, summary.ledger.kept, summary.ledger.lost_offsets), (2, 900, 0));
+    let (first, next) = (marker(&bench, 0).await, marker(&bench, 1).await);
+    assert_eq!((next.skipped.as_deref(), &next.files[0]), (Some("no topic"), &first.files[0]));
+    assert_eq!(bench.tools.store.unpublished(&next).await.unwrap(), Vec::<String>::new());
 }

@@ -109,6 +109,7 @@ pub fn plan(topic: &TopicName, topic_id: &TopicId, partition: i32, records: i64,
         revision: Revision(0),
         spec_hash: spec.hash(),
         generation: 1,
+        revises: None,
     }
 }
 

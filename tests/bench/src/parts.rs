@@ -107,7 +107,7 @@ async fn once(log: &dyn Log, backlog: &Backlog) -> Result<Parts> {
 fn batches(backlog: &Backlog, records: &[Record]) -> Result<Vec<RecordBatch>> {
     let spec = fleet::spec(&backlog.topic, backlog.json, fleet::ROWS_SQL)?;
     let count = i64::try_from(backlog.records)?;
-    let mut intake = Intake::new(&spec, &fleet::plan(&backlog.topic, &backlog.topic_id, 0, count, &spec));
+    let mut intake = Intake::new(&spec, &fleet::plan(&backlog.topic, &backlog.topic_id, 0, count, &spec))?;
     let mut batches = Vec::new();
     for record in records {
         intake.push(record);

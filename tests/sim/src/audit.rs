@@ -7,8 +7,8 @@ use bytes::Bytes;
 use windrow_ports::meta::Event;
 use windrow_protocol::cut::Cursor;
 use windrow_protocol::plan::{OffsetRange, SealedBy};
-use windrow_protocol::state::{Assignment, BatchRecord, BatchState, LeaderRecord, Outcome, Progress, Task, keys};
-use windrow_protocol::{JobName, JobSpec, PartitionId, Plan};
+use windrow_protocol::state::{Assignment, BatchRecord, BatchState, LeaderRecord, Outcome, Progress, Task, Wish, keys};
+use windrow_protocol::{JobName, JobSpec, PartitionId, Plan, Revision};
 
 use crate::locked;
 use crate::log::SimLog;
@@ -17,6 +17,7 @@ use crate::world::World;
 
 pub mod end;
 mod oracle;
+mod revisions;
 mod store;
 
 pub use store::sha256;
@@ -42,6 +43,8 @@ struct Seen {
     begun: BTreeMap<(JobName, PartitionId), Cursor>,
     progress: BTreeMap<JobName, Progress>,
     leader: Option<String>,
+    /// Windows that are to be run again, by key.
+    wishes: BTreeMap<String, Wish>,
     /// All objects by path.
     objects: BTreeMap<String, Bytes>,
     files: store::Files,
@@ -94,8 +97,8 @@ impl Audit {
                 seen.leader = puts.get(key).and_then(|value| parse::<LeaderRecord>(value).ok()).map(|leader| leader.id);
             } else if key.starts_with("/windrow/v1/batches/") {
                 match puts.get(key) {
-                    Some(value) => self.batch(seen, key, parse(value)?, &puts, by)?,
-                    None => ended(seen, key)?,
+                    Some(value) => self.batch(seen, key, parse(value)?, events, &puts, by)?,
+                    None => ended(seen, key, &puts)?,
                 }
             } else if let Some(value) = puts.get(key) {
                 if let Some(rest) = key.strip_prefix("/windrow/v1/cursors/") {
@@ -107,6 +110,7 @@ impl Audit {
                 }
             }
         }
+        revisions::wishes(seen, events)?;
         // After all of them: a plan is compared with the cursor before it.
         for (key, value) in &puts {
             if let Some(rest) = key.strip_prefix("/windrow/v1/cursors/") {
@@ -123,9 +127,17 @@ impl Audit {
         seen: &mut Seen,
         key: &str,
         batch: BatchRecord,
+        events: &[Event],
         puts: &BTreeMap<&str, &Bytes>,
         by: Option<&Node>,
     ) -> Checked {
+        let known = seen.tasks.get(key);
+        if known.is_none_or(|task| task.revision() < batch.task.revision()) && batch.id.revision > Revision(0) {
+            must!(known.is_none() || seen.ended.contains(key), "{key} is planned again while it is in flight");
+            revisions::planned(seen, &batch, events)?;
+            seen.ended.remove(key);
+            seen.tasks.insert(key.to_owned(), batch.task.clone());
+        }
         must!(!seen.ended.contains(key), "{key} is planned again after it was done");
         match seen.tasks.get(key) {
             Some(task) => must!(*task == batch.task, "the plan of {key} changes from {task:?} to {:?}", batch.task),
@@ -269,7 +281,7 @@ fn assignment(seen: &Seen, assignment: &Assignment) -> Checked {
 }
 
 /// Batches leave the store with their window, once that is complete.
-fn ended(seen: &mut Seen, key: &str) -> Checked {
+fn ended(seen: &mut Seen, key: &str, puts: &BTreeMap<&str, &Bytes>) -> Checked {
     let mut segments = key.rsplitn(3, '/');
     let window = (segments.next(), segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
     let finish = format!("{}/{}/finish", window.2, window.1);
@@ -278,6 +290,7 @@ fn ended(seen: &mut Seen, key: &str) -> Checked {
     };
     let job = window.2.rsplit('/').next().unwrap_or_default();
     seen.files.complete(&seen.objects, job, plan)?;
+    revisions::told(seen, job, plan, puts)?;
     seen.ended.insert(key.to_owned());
     Ok(())
 }

@@ -77,11 +77,19 @@ impl Drawn {
 fn job(random: &mut Random, reduce: bool) -> Option<JobSpec> {
     let every = random.pick(&["15s", "30s", "60s"]);
     let (lateness, idle) = (random.pick(&["5s", "10s", "20s"]), random.pick(&["5s", "12s", "30s"]));
-    let (late, attempts) = (random.pick(&["side", "side", "drop"]), random.pick(&[2, 5, 1_000]));
+    let lates = [
+        r#""side""#,
+        r#""side""#,
+        r#""drop""#,
+        r#""amend", "amendReach": "45s""#,
+        r#""amend", "amendReach": "2m""#,
+        r#""amend""#,
+    ];
+    let (late, attempts) = (random.pick(&lates), random.pick(&[2, 5, 1_000]));
     let reduce = if reduce { r#", "reduce": "SELECT device, seq FROM parts""# } else { "" };
     let json = format!(
         r#"{{"source": {{"topic": "readings", "values": {{"speed": "f64"}}}}, "window": {{"every": "{every}"}},
-            "lateness": "{lateness}", "idleTimeout": "{idle}", "late": "{late}", "maxAttempts": {attempts},
+            "lateness": "{lateness}", "idleTimeout": "{idle}", "late": {late}, "maxAttempts": {attempts},
             "map": "SELECT device, seq, speed FROM readings"{reduce}}}"#
     );
     serde_json::from_str(&json).ok()
@@ -227,7 +235,10 @@ impl Play {
     async fn unsettled(&self, topic: &TopicName, topic_id: &TopicId) -> Option<String> {
         let anew = self.services.log.topic(topic).await.is_ok_and(|info| info.id != *topic_id);
         for job in self.drawn.jobs.keys() {
+            // Wishes before and after: some become batches meanwhile, others come of them.
+            let mut wishes = self.wishes(job).await;
             let batches = self.batches(job).await;
+            wishes += self.wishes(job).await;
             if anew {
                 // Nothing will ever come of what is parked; the job must say why.
                 let waits = batches.iter().find(|(batch, _)| matches!(batch.state, BatchState::Assigned { .. }));
@@ -248,6 +259,9 @@ impl Play {
             }
             if let Some((batch, _)) = batches.first() {
                 return Some(format!("{} is {:?}: {:?}", batch.id, batch.state, batch.last_error));
+            }
+            if wishes > 0 {
+                return Some(format!("{job} has windows to run again"));
             }
             for partition in (0..self.drawn.partitions).map(PartitionId) {
                 let Some((end, newest)) = self.services.log.history(topic_id, partition, |history| {
@@ -273,6 +287,11 @@ impl Play {
         let Ok(listing) = self.services.meta.list(&keys::batches(job)).await else { return Vec::new() };
         let parsed = listing.items.iter().map(|item| (serde_json::from_slice(&item.value), item.mod_revision));
         parsed.filter_map(|(batch, revision)| Some((batch.ok()?, revision))).collect()
+    }
+
+    /// How many wishes a job has.
+    async fn wishes(&self, job: &JobName) -> usize {
+        self.services.meta.list(&keys::wishes(job)).await.map_or(0, |listing| listing.items.len())
     }
 
     async fn cursor(&self, job: &JobName, partition: PartitionId) -> Option<Cursor> {

@@ -1,13 +1,14 @@
 //! `JobService`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, Op, Txn};
-use windrow_protocol::JobName;
 use windrow_protocol::state::{BatchState, JobRecord, keys};
+use windrow_protocol::{JobName, Revision, WindowId};
 use windrow_wire::convert;
 use windrow_wire::status::error;
 use windrow_wire::v1::job_service_server::JobService;
@@ -29,7 +30,9 @@ pub fn message(job: &Versioned<JobRecord>, view: &View) -> v1::Job {
     let batches = || view.batches.get(&record.name).into_iter().flatten();
     let count =
         |wanted: fn(&BatchState) -> bool| batches().filter(|(_, batch)| wanted(&batch.value.state)).count() as u64;
-    let first_open = batches().map(|((window, _), _)| window.0).min();
+    // A window that is run again stays complete.
+    let first = batches().filter(|(_, batch)| batch.value.id.revision == Revision::default());
+    let first_open = first.map(|((window, _), _)| window.0).min();
     let through = progress.map(|progress| progress.finish_planned_through);
     let problem = view.problems.get(&record.name).cloned().unwrap_or_default();
     let state = match () {
@@ -55,8 +58,18 @@ pub fn message(job: &Versioned<JobRecord>, view: &View) -> v1::Job {
             batches_failed: count(|state| *state == BatchState::Failed),
             problem,
             pause_note: record.paused.clone().unwrap_or_default(),
+            revisions_pending: revisions_pending(view, &record.name),
         }),
     }
+}
+
+/// Wishes that are not done, and windows that are being run again.
+fn revisions_pending(view: &View, job: &JobName) -> u64 {
+    let wishes = view.wishes.get(job).into_iter().flatten().filter(|(_, wish)| !wish.value.is_done());
+    let batches = view.batches.get(job).into_iter().flatten();
+    let again = batches.filter(|(_, batch)| batch.value.id.revision > Revision::default());
+    let windows: BTreeSet<WindowId> = again.map(|((window, _), _)| *window).collect();
+    (wishes.count() + windows.len()) as u64
 }
 
 fn exists(job: &JobRecord) -> Status {

@@ -5,7 +5,7 @@ use windrow_ports::LogError;
 use windrow_ports::log::{Bounds, TopicInfo};
 use windrow_protocol::cut::Lookup;
 use windrow_protocol::duration::Length;
-use windrow_protocol::job::Violation;
+use windrow_protocol::job::{LatePolicy, LateRule, Violation};
 use windrow_protocol::{JobFile, JobSpec, PartitionId, Timestamp, TopicName};
 
 use super::Api;
@@ -53,6 +53,19 @@ fn retention(spec: &JobSpec, kept: Length) -> Option<Violation> {
     Some(Violation::new(PATH, RETENTION_TOO_SHORT, message))
 }
 
+/// Amending reads a window's offsets again, at most the reach later.
+fn short_for_amending(spec: &JobSpec, kept: Length) -> Option<String> {
+    let LateRule { policy, reach } = spec.late_rule();
+    let needed = Length::from_millis(spec.window.longest().millis() + spec.lateness.millis() + reach.millis());
+    (policy == LatePolicy::Amend && kept < needed).then(|| {
+        format!(
+            "topic {} keeps records for {kept} (retention.ms), but late: amend reads windows again for up to {needed}: late \
+             readings of older ones will be set aside",
+            spec.source.topic
+        )
+    })
+}
+
 /// Partitions whose oldest records are past the topic's retention by their event time: the broker may drop those any time.
 fn with_old_readings(bounds: &[Bounds], look_ups: &[Lookup]) -> usize {
     let old = |(bounds, at): (&Bounds, &Lookup)| match at {
@@ -84,7 +97,10 @@ impl Api {
         let violations = refusals(&file.spec, &info);
         let warning = match info.retention_ms {
             Some(ms) if violations.is_empty() => {
-                self.old_readings(topic, info.partitions, Length::from_millis(ms)).await?
+                let kept = Length::from_millis(ms);
+                let old = self.old_readings(topic, info.partitions, kept).await?;
+                let all: Vec<String> = old.into_iter().chain(short_for_amending(&file.spec, kept)).collect();
+                (!all.is_empty()).then(|| all.join("; "))
             }
             _ => None,
         };
@@ -150,6 +166,15 @@ mod tests {
             said.message
         );
         assert_eq!(reasons(&spec("month", "10m"), &info(Some("7d"))), ["RETENTION_TOO_SHORT"]);
+    }
+
+    #[test]
+    fn who_amends_is_told_when_the_topic_keeps_less_than_the_reach() {
+        let amending = JobSpec { late: LatePolicy::Amend, ..spec("1h", "10m") };
+        let kept = |text: &str| text.parse::<Length>().unwrap();
+        assert!(short_for_amending(&amending, kept("7d")).unwrap().contains("7d1h10m"));
+        assert_eq!(short_for_amending(&amending, kept("8d")), None);
+        assert_eq!(short_for_amending(&spec("1h", "10m"), kept("2h")), None);
     }
 
     #[test]

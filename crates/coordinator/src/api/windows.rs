@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
-use windrow_protocol::plan::Part;
+use windrow_protocol::plan::{BatchId, Part};
+use windrow_protocol::revise::WishId;
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
 use windrow_protocol::{JobName, JobSpec, Timestamp, WindowId, paths};
 use windrow_wire::status::{error, invalid_field};
@@ -43,7 +44,7 @@ fn batch(parent: &str, record: &BatchRecord) -> v1::Batch {
 }
 
 /// First moment after what a batch's task covers.
-fn end(task: &Task) -> Timestamp {
+pub(super) fn end(task: &Task) -> Timestamp {
     match task {
         Task::Map(plan) => plan.window.end,
         Task::Finish(plan) => plan.until,
@@ -79,6 +80,7 @@ impl WindowService for Api {
                 state: v1::WindowState::Running.into(),
                 batches: Vec::new(),
                 end_time: Some(convert::timestamp(end(&record.value.task))),
+                revision: record.value.id.revision.0,
             });
             if record.value.state == BatchState::Failed {
                 message.state = v1::WindowState::Failed.into();
@@ -181,10 +183,22 @@ impl Api {
     /// run to its marker, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
     async fn takes_new_spec(&self, job: &JobRecord, batches: &[Versioned<BatchRecord>]) -> Result<Vec<Part>, Status> {
         let waits = |record: &BatchRecord| matches!(record.state, BatchState::Failed | BatchState::Pending);
-        let Some(window) = batches.first().map(|record| record.value.id.window) else { return Ok(Vec::new()) };
+        let Some(BatchId { window, revision: tried, .. }) = batches.first().map(|record| record.value.id.clone())
+        else {
+            return Ok(Vec::new());
+        };
         // A worker may have died between its marker and its report.
         let markers = self.parts.store.list(&paths::window_commits(&job.name, window)).await.map_err(store)?;
-        if markers.is_empty() && batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
+        let mut markers = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
+        let has_marker = markers.any(|(_, _, _, revision)| revision == tried);
+        // Late readings amend some partitions; the others keep the spec that they have.
+        let amends = |record: &BatchRecord| match &record.task {
+            Task::Map(plan) => plan.revises.as_ref().is_some_and(|it| matches!(it.cause, WishId::Late(_))),
+            Task::Finish(_) => false,
+        };
+        let is_whole = !batches.iter().any(|record| amends(&record.value));
+        let is_new = !has_marker && is_whole;
+        if is_new && batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
             return Ok(batches.iter().map(|record| record.value.id.part).collect());
         }
         let last = batches.iter().find(|record| record.value.id.part == Part::Finish && waits(&record.value));

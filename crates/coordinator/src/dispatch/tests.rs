@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 use windrow_ports::meta::{KeyValue, Txn};
 use windrow_protocol::plan::{BatchId, FinishPlan, OffsetRange, Part, Plan, SealedBy};
+use windrow_protocol::revise::Amends;
 use windrow_protocol::state::{JobRecord, Summary};
-use windrow_protocol::{JobSpec, Ledger, Offset, PartitionId, Revision, TopicId, TopicName, Window, WindowId};
+use windrow_protocol::{JobSpec, Ledger, Offset, PartitionId, TopicId, TopicName, Window, WindowId};
 
 use super::*;
 
@@ -126,6 +127,7 @@ pub(crate) fn record(hour: i64, part: Part, partitions: i32) -> BatchRecord {
             revision: Revision(0),
             spec_hash,
             generation: 1,
+            revises: None,
         }),
         Part::Finish => Task::Finish(FinishPlan {
             topic,
@@ -137,6 +139,7 @@ pub(crate) fn record(hour: i64, part: Part, partitions: i32) -> BatchRecord {
             partitions: (0..partitions).map(PartitionId).collect(),
             empty: vec![],
             revision: Revision(0),
+            revisions: BTreeMap::new(),
             spec_hash,
             generation: 1,
         }),
@@ -170,7 +173,7 @@ fn worker(store: &mut Store, name: &str, slots: u32) -> WorkerId {
 }
 
 fn committed() -> Outcome {
-    Outcome::Committed(Summary { rows: 1, bytes: 1, ledger: Ledger::default() })
+    Outcome::Committed(Summary { rows: 1, bytes: 1, ledger: Ledger::default(), amends: None })
 }
 
 #[test]
@@ -216,6 +219,66 @@ fn more_reports_than_fit_one_transaction_are_all_taken_in() {
     store.dispatch();
     assert_eq!(store.view.progress[&job()].value.windows_complete, 500);
     assert!(store.view.batches[&job()].is_empty());
+}
+
+/// A report of a batch that has met late readings of hour 0.
+fn met_late(offset: i64) -> Outcome {
+    let mut amends = None;
+    Amends::add(&mut amends, Offset(offset), window(0));
+    Outcome::Committed(Summary { amends, ..Summary::default() })
+}
+
+#[test]
+fn what_a_window_has_met_late_is_wished_for_in_the_write_that_ends_it() {
+    let mut store = planned(2, 2);
+    worker(&mut store, "a", 10);
+    store.dispatch();
+    store.report(&met_late(7));
+    store.dispatch();
+    assert!(store.view.wishes.is_empty(), "not before the window is complete");
+    store.report(&committed());
+    let write = settle(&store.view, now());
+    let wished =
+        write.then.iter().filter(|op| matches!(op, Op::Put { key, .. } if key.contains("/revisions/"))).count();
+    let ended = write.then.iter().filter(|op| matches!(op, Op::DeletePrefix { .. })).count();
+    assert_eq!((wished, ended), (2, 2), "one for each window");
+    store.write(write);
+    let wish = &store.view.wishes[&job()][&WishId::Late(window(1).id())].value;
+    assert_eq!(wish.offsets.keys().map(|partition| partition.0).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!((wish.next, wish.spans.len()), (window(0).start, 1));
+}
+
+/// Makes all batches of an hour those of a revision.
+fn run_again(store: &mut Store, hour: i64) {
+    let records: Vec<BatchRecord> = store.view.batches[&job()].values().map(|batch| batch.value.clone()).collect();
+    for mut record in records.into_iter().filter(|record| record.id.window == window(hour).id()) {
+        record.id.revision = Revision(1);
+        match &mut record.task {
+            Task::Map(plan) => plan.revision = Revision(1),
+            Task::Finish(plan) => plan.revision = Revision(1),
+        }
+        store.set(keys::batch(&job(), record.id.window, record.id.part), &record);
+    }
+}
+
+#[test]
+fn a_revision_waits_for_first_results_counts_no_window_and_wishes_for_nothing() {
+    let mut store = planned(2, 1);
+    run_again(&mut store, 0);
+    worker(&mut store, "a", 1);
+    store.dispatch();
+    let held: Vec<_> = store.view.assignments.values().map(|it| (it.value.id.window, it.value.id.revision)).collect();
+    assert_eq!(held, [(window(1).id(), Revision(0))], "the newer window, since it has no result yet");
+    worker(&mut store, "b", 5);
+    for _ in 0..3 {
+        store.dispatch();
+        store.report(&met_late(9));
+    }
+    store.dispatch();
+    assert!(store.view.batches[&job()].is_empty());
+    assert_eq!(store.view.progress[&job()].value.windows_complete, 1);
+    let wishes: Vec<&WishId> = store.view.wishes[&job()].keys().collect();
+    assert_eq!(wishes, [&WishId::Late(window(1).id())]);
 }
 
 /// Conditions and operations of a write.

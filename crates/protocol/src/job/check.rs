@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{API_VERSION, Format, JobFile, JobSpec, closest};
+use super::{API_VERSION, Format, JobFile, JobSpec, LatePolicy, closest};
 use crate::WindowSpec;
 use crate::duration::Length;
 use crate::window::Every;
@@ -175,6 +175,10 @@ impl JobSpec {
                 limits.max_block_span
             );
             violations.push(Violation::new("spec.lateness", "LATENESS_TOO_SHORT", message));
+        }
+        if self.amend_reach.is_some() && self.late != LatePolicy::Amend {
+            let message = "amendReach needs late: amend; add that or remove it";
+            violations.push(Violation::new("spec.amendReach", "NOT_APPLICABLE", message));
         }
         if self.idle_timeout.millis() == 0 {
             let message = "idleTimeout must be longer than 0s, e.g. 5m";

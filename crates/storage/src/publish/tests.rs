@@ -94,6 +94,7 @@ fn marker(attempt: &str, files: Vec<FileEntry>) -> Marker {
         revision: Revision(0),
         spec_hash: "h".into(),
         generation: 1,
+        revises: None,
     };
     Marker {
         version: MARKER_VERSION,
@@ -104,6 +105,8 @@ fn marker(attempt: &str, files: Vec<FileEntry>) -> Marker {
         files,
         quarantine_reasons: vec![],
         skipped: None,
+        amends: None,
+        carried: None,
         committed_at: Timestamp::from_millis(0),
     }
 }

@@ -101,7 +101,16 @@ fn head(job: &v1::Job, flying: &[InFlight]) -> String {
             ),
         ),
     ];
-    let maybe = [("Labels", labels.join(", ")), ("Paused", status.pause_note), ("Problem", status.problem)];
+    let again = match status.revisions_pending {
+        0 => String::new(),
+        n => format!("{n} pending: late readings that amend their windows, or backfills"),
+    };
+    let maybe = [
+        ("Labels", labels.join(", ")),
+        ("Paused", status.pause_note),
+        ("Problem", status.problem),
+        ("Revisions", again),
+    ];
     lines.extend(maybe.into_iter().filter(|(_, text)| !text.is_empty()));
     lines.extend(last_error(flying).map(|error| ("Last error", error)));
     lines.push(("Map", spec.map));

@@ -91,6 +91,7 @@ pub fn value(job: &v1::Job) -> Value {
             "windowsComplete": status.windows_complete, "completeThrough": time(&status.complete_through),
             "batchesPending": status.batches_pending, "batchesRunning": status.batches_running,
             "batchesFailed": status.batches_failed, "problem": status.problem, "pauseNote": status.pause_note,
+            "revisionsPending": status.revisions_pending,
         },
     })
 }
@@ -124,7 +125,8 @@ pub async fn get(args: GetArgs) -> Result<()> {
     output::print(args.output.output, &Value::Array(values), &names, || output::table(&HEADER, rows))
 }
 
-async fn list(client: &Client) -> Result<Vec<v1::Job>> {
+/// All jobs.
+pub async fn list(client: &Client) -> Result<Vec<v1::Job>> {
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = v1::ListJobsRequest { page_size: 0, page_token };

@@ -42,7 +42,8 @@ fn reached(args: &Args, status: &v1::JobStatus) -> bool {
 /// A parked batch that keeps what is waited for from coming.
 async fn hopeless(client: &Client, args: &Args) -> Result<Option<InFlight>, Status> {
     let windows = in_flight(&client.windows_in_flight(&args.job.job).await?);
-    let in_the_way = |window: &InFlight| args.until.is_none_or(|until| window.start < until);
+    // A window that is run again is complete.
+    let in_the_way = |window: &InFlight| window.revision == 0 && args.until.is_none_or(|until| window.start < until);
     Ok(windows.into_iter().find(|window| in_the_way(window) && window.failed().is_some()))
 }
 

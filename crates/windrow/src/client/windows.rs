@@ -44,6 +44,8 @@ pub struct InFlight {
     pub window: WindowId,
     pub start: Timestamp,
     pub end: Timestamp,
+    /// Which result of the window is being made; of a window that is run again one stands.
+    pub revision: u32,
     pub batches: Vec<Batch>,
 }
 
@@ -87,7 +89,8 @@ pub fn in_flight(windows: &[v1::Window]) -> Vec<InFlight> {
     let window = |window: &v1::Window| {
         let start = window.start_time.as_ref().map(convert::time).unwrap_or_default();
         let end = window.end_time.as_ref().map_or(start, convert::time);
-        InFlight { window: WindowId(start), start, end, batches: window.batches.iter().map(batch).collect() }
+        let batches = window.batches.iter().map(batch).collect();
+        InFlight { window: WindowId(start), start, end, revision: window.revision, batches }
     };
     windows.iter().map(window).collect()
 }
@@ -98,6 +101,7 @@ struct Row {
     start: Timestamp,
     end: Timestamp,
     state: &'static str,
+    revision: u32,
     windows: u64,
     rows: u64,
     files: u64,
@@ -126,6 +130,7 @@ fn past(past: &Past) -> Row {
         start: plan.window.start,
         end: plan.until,
         state: "complete",
+        revision: plan.revision.0,
         windows: plan.windows,
         rows: complete.rows,
         files: files as u64,
@@ -157,6 +162,7 @@ fn flying(window: &InFlight) -> Row {
         quarantined: counts.quarantined,
         duplicate: counts.duplicate,
         lost_offsets: counts.lost_offsets,
+        amended: counts.amended,
     };
     let batch = |batch: &Batch| {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -176,6 +182,7 @@ fn flying(window: &InFlight) -> Row {
         start: window.start,
         end: window.end,
         state: if window.failed().is_some() { "failed" } else { "running" },
+        revision: window.revision,
         windows: 1,
         rows: window.batches.iter().map(|batch| batch.rows).sum(),
         files: 0,
@@ -199,7 +206,7 @@ pub fn zone(job: &v1::Job) -> TimeZone {
 
 fn row_value(row: &Row, zone: &TimeZone, shifts: Option<&Calendar>) -> Value {
     json!({"window": row.window, "start": row.start, "end": row.end, "localStart": local(row.start, zone),
-        "localEnd": local(row.end, zone), "shift": shift(row, shifts), "state": row.state, "windows": row.windows, "rows": row.rows,
+        "localEnd": local(row.end, zone), "shift": shift(row, shifts), "state": row.state, "revision": row.revision, "windows": row.windows, "rows": row.rows,
         "files": row.files, "ledger": row.ledger, "batches": row.batches})
 }
 
@@ -207,7 +214,7 @@ fn row_value(row: &Row, zone: &TimeZone, shifts: Option<&Calendar>) -> Value {
 fn header(shifts: Option<&Calendar>) -> Vec<&'static str> {
     let shift = shifts.map(|_| "SHIFT");
     let rest = ["ROWS", "KEPT", "LATE", "QUARANTINED", "NOTE"];
-    ["WINDOW", "STARTS", "ENDS", "STATE"].into_iter().chain(shift).chain(rest).collect()
+    ["WINDOW", "STARTS", "ENDS", "STATE", "REVISION"].into_iter().chain(shift).chain(rest).collect()
 }
 
 /// The calendar of a job whose windows are shifts.
@@ -222,10 +229,14 @@ fn shift<'a>(row: &Row, shifts: Option<&'a Calendar>) -> Option<&'a str> {
 }
 
 fn row_cells(row: &Row, zone: &TimeZone, shifts: Option<&Calendar>) -> Vec<String> {
-    let note =
-        if row.windows > 1 { format!("a run of {} windows without readings", row.windows) } else { row.note.clone() };
+    let run = |windows: u64| match row.revision {
+        0 => format!("a run of {windows} windows without readings"),
+        _ => format!("begins a run of {windows} windows, the others without readings"),
+    };
+    let note = if row.windows > 1 && row.note.is_empty() { run(row.windows) } else { row.note.clone() };
     let counts = [row.rows, row.ledger.kept, row.ledger.late, row.ledger.quarantined].map(|n| n.to_string());
-    let head = [row.window.to_string(), local(row.start, zone), local(row.end, zone), row.state.to_owned()];
+    let (state, revision) = (row.state.to_owned(), row.revision.to_string());
+    let head = [row.window.to_string(), local(row.start, zone), local(row.end, zone), state, revision];
     let shift = shifts.map(|_| shift(row, shifts).unwrap_or("-").to_owned());
     head.into_iter().chain(shift).chain(counts).chain([note]).collect()
 }
@@ -242,7 +253,12 @@ pub async fn get(args: GetArgs) -> Result<()> {
     let (complete, folders) = history::windows(&store, &args.job, &filter, markers).await?;
     let mut rows: BTreeMap<WindowId, Row> = BTreeMap::new();
     let current = current.iter().filter(|window| filter.takes(window.start, window.end)).map(flying);
-    rows.extend(current.chain(complete.iter().map(past)).map(|row| (row.window, row)));
+    for row in current.chain(complete.iter().map(past)) {
+        let again = rows.get(&row.window).filter(|flying| flying.revision > row.revision);
+        // The result that stands is shown while the next one is made.
+        let note = again.map(|flying| format!("revision {} is {}: {}", flying.revision, flying.state, flying.note));
+        rows.insert(row.window, Row { note: note.unwrap_or_else(|| row.note.clone()), ..row });
+    }
     let all = folders.max(rows.len());
     let skipped = filter.limit.map_or(0, |limit| rows.len().saturating_sub(limit));
     let rows: Vec<Row> = rows.into_values().skip(skipped).collect();

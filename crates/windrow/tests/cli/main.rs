@@ -4,6 +4,7 @@ mod dev;
 mod files;
 mod jobs;
 mod outcome;
+mod revisions;
 mod topics;
 
 /// An hourly job over readings with one value.

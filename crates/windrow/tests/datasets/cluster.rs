@@ -119,7 +119,7 @@ impl Cluster {
     }
 
     /// Runs a command until it works: the roles may still be starting. What it printed.
-    async fn run(&self, args: &[&str]) -> String {
+    pub async fn run(&self, args: &[&str]) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let output = self.command(args).output().unwrap();
@@ -147,7 +147,28 @@ impl Cluster {
 
     /// The topic of a data set's job, renamed so that runs on the same Kafka don't meet.
     fn topic(&self, set: &DataSet) -> String {
-        format!("{}-{}", set.topic, self.id)
+        self.named(set.topic)
+    }
+
+    /// A topic's name in this run.
+    pub fn named(&self, topic: &str) -> String {
+        format!("{topic}-{}", self.id)
+    }
+
+    /// Writes a file beside the logs.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The job file in deploy/examples, over the renamed topic.
+    pub fn example(&self, job: &str, topic: &str, named: &str) -> String {
+        let example = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
+        let text = std::fs::read_to_string(example.join(format!("{job}.yaml"))).unwrap();
+        let (old, new) = (format!("topic: {topic}\n"), format!("topic: {named}\n"));
+        assert!(text.contains(&old), "{job}: {old}");
+        text.replace(&old, &new)
     }
 
     /// `windrow send` as the job's example says it; its summary.
@@ -161,12 +182,8 @@ impl Cluster {
 
     /// Creates the job that lies in deploy/examples, over the renamed topic.
     pub async fn apply(&self, set: &DataSet) {
-        let example = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
-        let text = std::fs::read_to_string(example.join(format!("{}.yaml", set.job))).unwrap();
-        let (old, new) = (format!("topic: {}\n", set.topic), format!("topic: {}\n", self.topic(set)));
-        assert!(text.contains(&old), "{}: {old}", set.job);
-        let path = self.folder.path().join(format!("{}.yaml", set.job));
-        std::fs::write(&path, text.replace(&old, &new)).unwrap();
+        let text = self.example(set.job, set.topic, &self.topic(set));
+        let path = self.write(&format!("{}.yaml", set.job), &text);
         self.run(&["apply", "-f", path.to_str().unwrap()]).await;
     }
 

@@ -5,6 +5,7 @@
 //! Equality is exact: counts, minima and maxima don't depend on an order, and sums are sums of whole numbers (the jobs scale
 //! decimals), so that no order of addition can differ in the last bits.
 
+mod again;
 mod cluster;
 mod data;
 mod figures;

@@ -33,6 +33,7 @@ fn plan(owned: i64) -> Plan {
         revision: Revision(0),
         spec_hash: String::new(),
         generation: 1,
+        revises: None,
     }
 }
 
@@ -60,7 +61,7 @@ fn block(readings: &[(i64, Option<u64>, Value<'_>)]) -> Bytes {
 
 #[test]
 fn each_reading_goes_where_the_ownership_rule_says() {
-    let mut intake = Intake::new(&blocks(), &plan(5));
+    let mut intake = Intake::new(&blocks(), &plan(5)).unwrap();
     let times = [9, 10, 19, 20].map(|s| (s, None, Value::F64(s as f64)));
     intake.push(&of_block(4, block(&times)));
     intake.push(&of_block(5, block(&times)));
@@ -76,7 +77,7 @@ fn each_reading_goes_where_the_ownership_rule_says() {
 
 #[test]
 fn a_block_with_readings_later_than_its_record_is_quarantined_since_no_window_would_find_them() {
-    let mut intake = Intake::new(&blocks(), &plan(0));
+    let mut intake = Intake::new(&blocks(), &plan(0)).unwrap();
     intake.push(&record(0, block(&[(11, None, Value::F64(1.0)), (13, None, Value::F64(1.0))])));
     intake.push(&record(1, block(&[(11, None, Value::F64(1.0)), (12, None, Value::F64(1.0))])));
     let (ledger, reasons) = intake.ledger();
@@ -88,7 +89,7 @@ fn a_block_with_readings_later_than_its_record_is_quarantined_since_no_window_wo
 fn a_json_time_far_beyond_its_bound_is_quarantined_by_the_window_of_its_message() {
     let source = r#"{"topic": "t", "format": "json",
         "json": {"device": "id", "time": {"field": "ts", "format": "unix_seconds", "bound": "5s"}}}"#;
-    let mut intake = Intake::new(&spec(source), &plan(0));
+    let mut intake = Intake::new(&spec(source), &plan(0)).unwrap();
     // No other window would read this offset for it.
     intake.push(&record(0, r#"[{"id": "a", "ts": 4070908800}, {"id": "a", "ts": 1}]"#));
     let (ledger, _) = intake.ledger();
@@ -98,7 +99,7 @@ fn a_json_time_far_beyond_its_bound_is_quarantined_by_the_window_of_its_message(
 
 #[test]
 fn repeats_are_removed_and_counted() {
-    let mut intake = Intake::new(&blocks(), &plan(0));
+    let mut intake = Intake::new(&blocks(), &plan(0)).unwrap();
     let once = block(&[(11, Some(1), Value::F64(1.0)), (12, Some(2), Value::F64(2.0))]);
     intake.push(&of_block(0, once.clone()));
     intake.push(&of_block(1, once));
@@ -108,7 +109,7 @@ fn repeats_are_removed_and_counted() {
 
 #[test]
 fn a_block_that_does_not_decode_is_quarantined_with_its_bytes_and_the_rest_goes_on() {
-    let mut intake = Intake::new(&blocks(), &plan(0));
+    let mut intake = Intake::new(&blocks(), &plan(0)).unwrap();
     intake.push(&of_block(7, "no block"));
     intake.push(&of_block(8, block(&[(11, None, Value::F64(1.0))])));
     let (ledger, reasons) = intake.ledger();
@@ -119,7 +120,7 @@ fn a_block_that_does_not_decode_is_quarantined_with_its_bytes_and_the_rest_goes_
 
 #[test]
 fn whole_numbers_pass_as_floats_and_other_types_are_quarantined() {
-    let mut intake = Intake::new(&blocks(), &plan(0));
+    let mut intake = Intake::new(&blocks(), &plan(0)).unwrap();
     intake.push(&of_block(0, block(&[(11, None, Value::I64(3))])));
     intake.push(&of_block(1, block(&[(11, None, Value::Text("fast"))])));
     let (ledger, reasons) = intake.ledger();
@@ -133,7 +134,8 @@ fn whole_numbers_pass_as_floats_and_other_types_are_quarantined() {
 
 #[test]
 fn json_comes_as_object_array_or_lines_and_what_is_unfit_is_kept_with_its_reason() {
-    let mut intake = Intake::new(&spec(r#"{"topic": "t", "values": {"speed": "f64"}, "format": "json"}"#), &plan(0));
+    let mut intake =
+        Intake::new(&spec(r#"{"topic": "t", "values": {"speed": "f64"}, "format": "json"}"#), &plan(0)).unwrap();
     intake.push(&record(0, r#"{"speed": 1, "unknown": {}}"#));
     intake.push(&record(1, r#"[{"speed": 2.5}, {"speed": "fast"}, 7, {}]"#));
     intake.push(&record(2, "{\"speed\": 3}\n{\"speed\": 4}\n"));
@@ -153,7 +155,7 @@ fn json() -> JobSpec {
 
 #[test]
 fn json_values_of_every_type_arrive_and_of_a_repeated_key_the_last_counts() {
-    let mut intake = Intake::new(&json(), &plan(0));
+    let mut intake = Intake::new(&json(), &plan(0)).unwrap();
     intake.push(&record(
         0,
         r#"{"id": "a", "n": 1, "speed": 7, "speed": 1.5, "count": -3, "on": true, "name": "\u00e4", "zone": null, "x": [{}]}
@@ -170,7 +172,7 @@ fn json_values_of_every_type_arrive_and_of_a_repeated_key_the_last_counts() {
 
 #[test]
 fn json_that_nests_without_end_is_skipped_or_refused_but_never_a_crash() {
-    let mut intake = Intake::new(&json(), &plan(0));
+    let mut intake = Intake::new(&json(), &plan(0)).unwrap();
     let bomb = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
     intake.push(&record(0, format!(r#"{{"id": "a", "x": {}}}"#, bomb(1_000_000))));
     intake.push(&record(1, format!(r#"{{"id": "a", "zone": {}}}"#, bomb(1_000_000))));
@@ -183,7 +185,7 @@ fn json_that_nests_without_end_is_skipped_or_refused_but_never_a_crash() {
 
 #[test]
 fn a_message_of_many_bad_readings_is_quarantined_with_its_bytes_once() {
-    let mut intake = Intake::new(&json(), &plan(0));
+    let mut intake = Intake::new(&json(), &plan(0)).unwrap();
     intake.push(&record(0, format!("[{}0]", "0,".repeat(999))));
     let quarantine = intake.take().unwrap().quarantine.unwrap();
     let payloads = quarantine.column(4).as_any().downcast_ref::<arrow::array::BinaryArray>().unwrap();
@@ -194,7 +196,7 @@ fn a_message_of_many_bad_readings_is_quarantined_with_its_bytes_once() {
 fn a_json_time_outside_its_bound_is_quarantined() {
     let source = r#"{"topic": "t", "format": "json", "json": {"device": "id", "seq": "n",
         "time": {"field": "ts", "format": "unix_seconds", "bound": "5s"}}}"#;
-    let mut intake = Intake::new(&spec(source), &plan(0));
+    let mut intake = Intake::new(&spec(source), &plan(0)).unwrap();
     intake.push(&record(
         0,
         r#"[{"id": "a", "n": 1, "ts": 10.5}, {"id": 7, "n": 2, "ts": 18}, {"id": "a", "ts": 13}, {"ts": 13}]"#,
@@ -204,12 +206,76 @@ fn a_json_time_outside_its_bound_is_quarantined() {
     assert!(reasons[0].contains("further than 5s"), "{reasons:?}");
 }
 
+/// A block of one reading at each of these seconds.
+fn seconds(at: &[i64]) -> Bytes {
+    block(&at.iter().map(|second| (*second, None, Value::F64(1.0))).collect::<Vec<_>>())
+}
+
+fn amending(reach: &str) -> JobSpec {
+    JobSpec { late: LatePolicy::Amend, amend_reach: Some(reach.parse().unwrap()), ..blocks() }
+}
+
+#[test]
+fn late_readings_within_reach_are_counted_for_their_windows_and_written_nowhere() {
+    // Windows of 10 s; the plan's begins at 10.
+    let mut intake = Intake::new(&amending("5s"), &plan(5)).unwrap();
+    intake.push(&of_block(4, seconds(&[3])));
+    intake.push(&of_block(7, seconds(&[3, 12, -4, -11])));
+    intake.push(&of_block(9, seconds(&[8])));
+    let (ledger, _) = intake.ledger();
+    assert_eq!((ledger.on_time, ledger.late, ledger.amended, ledger.skipped), (1, 4, 2, 1));
+    assert_eq!(ledger.check(), Ok(()));
+    let amends = intake.amends().unwrap();
+    assert_eq!(amends.offsets, OffsetRange::new(Offset(7), Offset(10)));
+    let spans: Vec<_> = amends.spans.iter().map(|span| (span.from.micros(), span.until.micros())).collect();
+    assert_eq!(spans, [(0, 10 * SECOND)]);
+    assert_eq!(intake.take().unwrap().late.unwrap().num_rows(), 2, "windows that ended more than 5 s before");
+}
+
+#[test]
+fn a_late_reading_that_amends_is_judged_by_the_revision_that_takes_it_in() {
+    let mut intake = Intake::new(&amending("7d"), &plan(0)).unwrap();
+    intake.push(&of_block(7, block(&[(3, None, Value::Text("unfit"))])));
+    let (ledger, reasons) = intake.ledger();
+    assert_eq!((ledger.late, ledger.amended, reasons.len()), (1, 1, 0));
+    assert!(intake.take().unwrap().quarantine.is_none());
+}
+
+#[test]
+fn a_revision_treats_its_own_late_readings_as_the_first_result_did() {
+    let revises = windrow_protocol::plan::Revises {
+        base: Some(Revision(0)),
+        cause: "backfill-b".parse().unwrap(),
+        more: vec![],
+        late: LateRule { policy: LatePolicy::Side, ..blocks().late_rule() },
+    };
+    let revision = Plan { revision: Revision(1), revises: Some(revises), ..plan(5) };
+    let mut intake = Intake::new(&amending("7d"), &revision).unwrap();
+    intake.push(&of_block(7, seconds(&[3])));
+    let (ledger, _) = intake.ledger();
+    assert_eq!((ledger.late, ledger.amended), (1, 0));
+    assert_eq!(intake.take().unwrap().late.unwrap().num_rows(), 1);
+}
+
+#[test]
+fn what_can_only_be_set_aside_is_taken_as_late_and_nothing_else_is() {
+    let mut intake = Intake::new(&amending("7d"), &plan(0)).unwrap().only_aside();
+    intake.push(&of_block(7, seconds(&[12, 3, 25])));
+    intake.push(&of_block(8, &b"no block"[..]));
+    let (ledger, _) = intake.ledger();
+    assert_eq!((ledger.records, ledger.read, ledger.late, ledger.skipped), (2, 3, 1, 2));
+    assert_eq!((ledger.on_time, ledger.amended, ledger.undecodable), (0, 0, 0));
+    let taken = intake.take().unwrap();
+    assert!(taken.on_time.is_none() && taken.quarantine.is_none());
+    assert_eq!(taken.late.unwrap().num_rows(), 1);
+}
+
 proptest! {
     #[test]
     fn every_reading_is_counted_in_exactly_one_place(
         records in prop::collection::vec((0i64..10, prop::collection::vec((0i64..30, prop::option::of(0u64..5), any::<bool>()), 0..20)), 0..10)
     ) {
-        let mut intake = Intake::new(&blocks(), &plan(5));
+        let mut intake = Intake::new(&blocks(), &plan(5)).unwrap();
         let mut written = 0;
         for (offset, rows) in &records {
             let mut builder = BlockBuilder::default();
@@ -264,7 +330,7 @@ proptest! {
     fn a_block_taken_as_a_whole_and_reading_by_reading_gives_the_same(
         blocks_of in prop::collection::vec((0i64..10, random_block()), 0..12)
     ) {
-        let (mut whole, mut single) = (Intake::new(&blocks(), &plan(5)), Intake::new(&blocks(), &plan(5)));
+        let (mut whole, mut single) = (Intake::new(&blocks(), &plan(5)).unwrap(), Intake::new(&blocks(), &plan(5)).unwrap());
         for (offset, rows) in &blocks_of {
             let record = random_record(*offset, rows);
             whole.push(&record);
@@ -287,7 +353,7 @@ proptest! {
         let good = br#"[{"id": "a", "n": 1, "speed": 1.5e3, "name": "\ud83d\ude00"}, {"id": "b", "on": true}]"#;
         let mut damaged = good.to_vec();
         damaged[at.index(good.len())] = bytes.first().copied().unwrap_or(b'"');
-        let mut intake = Intake::new(&json(), &plan(0));
+        let mut intake = Intake::new(&json(), &plan(0)).unwrap();
         intake.push(&record(0, bytes));
         intake.push(&record(1, damaged));
         intake.push(&record(2, good[..cut.index(good.len())].to_vec()));

@@ -19,8 +19,8 @@ use windrow_protocol::{JobSpec, WorkerId};
 use windrow_storage::Store;
 use windrow_worker::Tools;
 
+use crate::cluster::{Cluster, spec};
 use crate::mortal::{Life, Mortal};
-use crate::{Cluster, spec};
 
 /// Points that are left out between two that are tried.
 const STRIDE: usize = 23;
@@ -85,7 +85,7 @@ async fn dies(role: Role, calls: i64, after: bool) -> Option<String> {
         cluster.write(0, "a", minute, seq).await;
         cluster.write(1, "b", minute, seq).await;
     }
-    cluster.apply_spec(JobSpec { idle_timeout: Length::from_secs(3_600), ..spec() }).await;
+    cluster.apply(JobSpec { idle_timeout: Length::from_secs(3_600), ..spec("") }).await;
     let life = Life::new(calls, after);
     let mortal = start(&cluster, role, &life);
     // The mortal one is there first, so that it has the work.
@@ -125,7 +125,7 @@ async fn dies(role: Role, calls: i64, after: bool) -> Option<String> {
     };
     let point = life.last_call().map(|call| format!("{role:?} {} {call}", if after { "after" } else { "before" }));
     cluster.complete(4).await;
-    let ledger = cluster.ledger(false).await;
+    let (ledger, _) = cluster.ledger(false).await;
     // Two partitions; the block of minute 40 comes after the first hour was sealed.
     assert_eq!((ledger.kept, ledger.late), (80, 20), "{point:?}");
     assert_eq!(cluster.counts().await.values().sum::<i64>(), 80, "{point:?}");

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use windrow_processing::parquet;
 use windrow_protocol::marker::{Committed, FileEntry, Marker};
 use windrow_protocol::paths::{self, Dataset};
-use windrow_protocol::{JobName, JobSpec, PartitionId, TopicId};
+use windrow_protocol::{JobName, JobSpec, PartitionId, Revision, TopicId, WindowId};
 
-use super::oracle::{Key, each_once, expected};
+use super::oracle::{self, Key};
 use super::{Audit, Checked, Seen, must};
 use crate::locked;
 use crate::workload::Sent;
@@ -41,7 +41,7 @@ impl Audit {
                 owned.entry(marker.plan.partition).or_default().push(marker);
             }
             for (partition, mut markers) in owned {
-                markers.sort_by_key(|marker| (marker.plan.owned.end, marker.plan.window.start));
+                markers.sort_by_key(|marker| (marker.plan.window.start, marker.plan.revision));
                 let judged = self.partition(&seen, job, spec, partition, &markers, end);
                 self.report(judged);
             }
@@ -77,7 +77,9 @@ impl Audit {
             return Err(format!("{job}/{partition} has markers but never had a cursor"));
         };
         let mut at = begun.end;
-        for marker in markers {
+        let mut first: Vec<&&Marker> = markers.iter().filter(|marker| marker.plan.revision == Revision(0)).collect();
+        first.sort_by_key(|marker| (marker.plan.owned.end, marker.plan.window.start));
+        for marker in first {
             let whole = end.is_cut_short || marker.plan.owned.start == at;
             must!(whole, "{job}/{partition}: nobody, or two, own offsets from {at} to {}", marker.plan.owned.start);
             at = marker.plan.owned.end;
@@ -87,15 +89,28 @@ impl Audit {
         let judged = self.log.history(topic_id, partition, |history| {
             let held = history.records.len() as i64;
             must!(end.is_cut_short || at.0 == held, "{job}/{partition} ends at {at}, the log at {held}");
+            let mut windows: BTreeMap<WindowId, Vec<&Marker>> = BTreeMap::new();
+            markers.iter().for_each(|marker| windows.entry(marker.plan.window.id()).or_default().push(marker));
+            let newest: Vec<&Marker> = windows.values().filter_map(|all| all.last()).copied().collect();
+            let calendar = spec.window.calendar().map_err(|error| error.to_string())?;
+            let all = oracle::Partition { windows, spec, calendar, history, sent: end.sent };
             if !end.is_cut_short {
-                each_once(markers, history, end.sent)?;
+                all.each_once()?;
             }
             for marker in markers {
-                let expected = expected(marker, history, end.sent, spec.late)?;
-                let name = format!("{job}/{}/{partition}", marker.plan.window.id());
+                let expected = all.expected(marker)?;
+                let name = format!("{job}/{}/{partition}/{}", marker.plan.window.id(), marker.plan.revision);
                 let ledger = (marker.ledger, expected.ledger);
                 must!(ledger.0 == ledger.1, "{name}: the ledger is {:?} but must be {:?}", ledger.0, ledger.1);
                 let kept = if spec.reduce.is_some() { Dataset::Parts } else { Dataset::Data };
+                if !newest.contains(marker) {
+                    // Of what was replaced the result alone is kept.
+                    if kept == Dataset::Data {
+                        let found = keys_in(seen, &replaced(marker), end.scratch)?;
+                        same(&format!("{name} as it was"), found, expected.kept)?;
+                    }
+                    continue;
+                }
                 for (dataset, expected) in [(kept, expected.kept), (Dataset::Late, expected.late)] {
                     let found = readings(seen, marker.files(), job, dataset, end.scratch)?;
                     same(&format!("{name} {}", dataset.folder()), found, expected)?;
@@ -112,18 +127,26 @@ impl Audit {
 /// Windows are complete one after the other, and reduces have joined what their parts hold.
 fn windows(seen: &Seen, job: &JobName, spec: &JobSpec, end: &End<'_>) -> Checked {
     let mut completes: Vec<_> = seen.files.completes.values().filter(|complete| complete.job == *job).collect();
-    completes.sort_by_key(|complete| complete.plan.window.start);
+    completes.sort_by_key(|complete| (complete.plan.window.start, complete.plan.revision));
+    let completes: Vec<_> =
+        completes.chunk_by(|a, b| a.plan.window == b.plan.window).filter_map(|all| all.last()).copied().collect();
     let Some(progress) = seen.progress.get(job) else { return Ok(()) };
     let mut at = progress.origin;
     for complete in &completes {
-        must!(end.is_cut_short || complete.plan.window.start == at, "{job}: no window from {at} on is complete");
-        at = complete.plan.until;
-        if spec.reduce.is_none() {
+        // Within a run of empty windows, the run has counted it.
+        if complete.plan.windows > 0 {
+            must!(end.is_cut_short || complete.plan.window.start == at, "{job}: no window from {at} on is complete");
+            at = complete.plan.until;
+        }
+        // A revision that was cut short may have replaced some parts.
+        if spec.reduce.is_none() || end.is_cut_short {
             continue;
         }
         let mut parts = Vec::new();
         for marker in seen.files.maps.values().filter(|m| m.job == *job && m.plan.window == complete.plan.window) {
-            parts.extend(readings(seen, marker.files(), job, Dataset::Parts, end.scratch)?);
+            if marker.plan.revision == complete.plan.revision_of(marker.plan.partition) {
+                parts.extend(readings(seen, marker.files(), job, Dataset::Parts, end.scratch)?);
+            }
         }
         let reduced = readings(seen, complete.files(), job, Dataset::Data, end.scratch)?;
         same(&format!("{job}/{} reduced", complete.plan.window.id()), reduced, parts)?;
@@ -134,6 +157,16 @@ fn windows(seen: &Seen, job: &JobName, spec: &JobSpec, end: &End<'_>) -> Checked
         must!(n == progress.windows_complete, "{job}: {n} windows are complete, of {progress:?}");
     }
     Ok(())
+}
+
+/// The files of a superseded marker, by where its result is kept.
+fn replaced(marker: &Marker) -> Vec<FileEntry> {
+    let (window, revision) = (marker.plan.window.id(), marker.plan.revision);
+    let kept = marker.files.iter().filter(|file| file.rows > 0).filter_map(|file| {
+        let path = paths::kept(&marker.job, window, revision, &file.path)?;
+        Some(FileEntry { path, ..file.clone() })
+    });
+    kept.collect()
 }
 
 fn same(name: &str, mut found: Vec<Key>, mut expected: Vec<Key>) -> Checked {
@@ -157,8 +190,17 @@ fn readings(
     dataset: Dataset,
     scratch: &Path,
 ) -> Result<Vec<Key>, String> {
+    keys_in(seen, of(files, job, dataset), scratch)
+}
+
+/// Device and sequence number of all readings in files.
+fn keys_in<'a>(
+    seen: &Seen,
+    files: impl IntoIterator<Item = &'a FileEntry>,
+    scratch: &Path,
+) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
-    for entry in of(files, job, dataset) {
+    for entry in files {
         let bytes = seen.objects.get(&entry.path).ok_or_else(|| format!("{} is not there", entry.path))?;
         let unreadable = |error: &dyn std::fmt::Display| format!("{}: {error}", entry.path);
         let local = scratch.join("looked-into.parquet");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use windrow_protocol::marker::{Committed, Complete, FileEntry, Marker};
+use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::state::{Task, keys};
 use windrow_protocol::{JobName, Ledger, Revision, WindowId, paths};
@@ -18,10 +19,10 @@ use crate::locked;
 pub struct Files {
     pub maps: BTreeMap<String, Marker>,
     pub completes: BTreeMap<String, Complete>,
-    /// By final path.
-    named: BTreeMap<String, FileEntry>,
-    /// Final paths by staged path.
-    staged: BTreeMap<String, String>,
+    /// By final path, of the newest revision that names it.
+    named: BTreeMap<String, (Revision, FileEntry)>,
+    /// By staged path.
+    staged: BTreeMap<String, FileEntry>,
 }
 
 type Objects = BTreeMap<String, Bytes>;
@@ -37,7 +38,7 @@ fn holds(objects: &Objects, path: &str, entry: &FileEntry) -> bool {
 
 fn is_final(path: &str) -> bool {
     let folder = path.split('/').nth(1).unwrap_or_default();
-    ["data", "parts", "late", "quarantine"].contains(&folder)
+    ["data", "parts", "late", "quarantine", "revisions"].contains(&folder)
 }
 
 fn is_marker(path: &str) -> bool {
@@ -68,8 +69,9 @@ fn check(seen: &mut Seen, change: Change<'_>) -> Checked {
         Change::Deleted(path) => {
             must!(!is_marker(path) && !is_final(path), "{path} is deleted");
             seen.objects.remove(path);
-            if let Some(to) = seen.files.staged.get(path) {
-                must!(holds(&seen.objects, to, &seen.files.named[to]), "{path} is deleted before {to} is published");
+            if let Some(entry) = seen.files.staged.get(path) {
+                let to = &entry.path;
+                must!(holds(&seen.objects, to, entry), "{path} is deleted before {to} is published");
             }
             Ok(())
         }
@@ -81,7 +83,9 @@ fn written(seen: &Seen, path: &str) -> Checked {
     if !is_final(path) {
         return Ok(());
     }
-    let Some(entry) = seen.files.named.get(path) else { return Err(format!("{path} is published without a marker")) };
+    let Some((_, entry)) = seen.files.named.get(path) else {
+        return Err(format!("{path} is published without a marker"));
+    };
     must!(holds(&seen.objects, path, entry), "{path} is published but is not what its marker says");
     Ok(())
 }
@@ -97,27 +101,42 @@ fn marker(seen: &mut Seen, path: &str, bytes: &Bytes) -> Checked {
             let marker: Marker = serde_json::from_slice(bytes).map_err(unreadable)?;
             must!(marker.plan == *plan, "{path} says {:?} but the plan is {plan:?}", marker.plan);
             marker.ledger.check().map_err(|broken| format!("{path}: {broken}"))?;
-            name(seen, path, &marker)?;
+            name(seen, path, marker.plan.revision, &marker)?;
             seen.files.maps.insert(path.to_owned(), marker);
         }
         Task::Finish(plan) => {
             let complete: Complete = serde_json::from_slice(bytes).map_err(unreadable)?;
             must!(complete.plan == *plan, "{path} says {:?} but the plan is {plan:?}", complete.plan);
             joins(seen, path, &job, window, &complete)?;
-            name(seen, path, &complete)?;
+            name(seen, path, complete.plan.revision, &complete)?;
             seen.files.completes.insert(path.to_owned(), complete);
         }
     }
     Ok(())
 }
 
-/// A marker's files are staged, whole, and nobody else's.
-fn name(seen: &mut Seen, path: &str, marker: &impl Committed) -> Checked {
+/// A marker's files are staged, whole, and nobody else's; but a revision's are those of the one before, replaced or left.
+fn name(seen: &mut Seen, path: &str, revision: Revision, marker: &impl Committed) -> Checked {
+    for entry in marker.files().iter().filter(|entry| entry.path.contains("/revisions/")) {
+        let kept = seen.files.named.values().any(|(_, of)| of.sha256 == entry.sha256 && of.rows == entry.rows);
+        must!(kept, "{path} keeps {}, which was never published", entry.path);
+    }
     for entry in marker.files() {
-        must!(holds(&seen.objects, &entry.staged, entry), "{path} names {}, which is not staged whole", entry.staged);
-        must!(!seen.files.named.contains_key(&entry.path), "{path} names {}, as another marker does", entry.path);
-        seen.files.named.insert(entry.path.clone(), entry.clone());
-        seen.files.staged.insert(entry.staged.clone(), entry.path.clone());
+        let before = seen.files.named.get(&entry.path);
+        let is_left = before.is_some_and(|(_, before)| before == entry) && holds(&seen.objects, &entry.path, entry);
+        let is_staged = holds(&seen.objects, &entry.staged, entry);
+        must!(is_staged || is_left, "{path} names {}, which is not staged whole", entry.staged);
+        must!(before.is_none_or(|(of, _)| *of < revision), "{path} names {}, as another marker does", entry.path);
+        seen.files.named.insert(entry.path.clone(), (revision, entry.clone()));
+        seen.files.staged.insert(entry.staged.clone(), entry.clone());
+    }
+    // Who reads only the newest files must find none that it does not name.
+    let Some((job, window, part, _)) = paths::parse_marker(path) else { return Ok(()) };
+    for dataset in [Dataset::Data, Dataset::Parts, Dataset::Late, Dataset::Quarantine] {
+        for at in (0..4).map(|number| paths::file(&job, dataset, window, part, number)) {
+            let is_left = seen.files.named.get(&at).is_some_and(|(of, _)| *of < revision);
+            must!(!is_left, "{path} leaves {at} of the revision before it standing");
+        }
     }
     Ok(())
 }
@@ -128,7 +147,8 @@ fn joins(seen: &Seen, path: &str, job: &JobName, window: WindowId, complete: &Co
     let inputs: Vec<_> = complete.inputs.iter().map(|input| input.partition).collect();
     must!(inputs == complete.plan.partitions, "{path} joins {inputs:?}, planned were {:?}", complete.plan.partitions);
     for input in &complete.inputs {
-        let of = paths::marker(job, window, Part::Partition(input.partition), complete.plan.revision);
+        let of =
+            paths::marker(job, window, Part::Partition(input.partition), complete.plan.revision_of(input.partition));
         let Some(marker) = seen.files.maps.get(&of) else { return Err(format!("{path} is there before {of}")) };
         must!(marker.attempt == input.attempt, "{path} joins another attempt than that of {of}");
         ledger = ledger.plus(&marker.ledger);
@@ -155,9 +175,9 @@ impl Files {
     /// That a window is complete and all its results are where readers look.
     pub fn complete(&self, objects: &Objects, job: &str, plan: &FinishPlan) -> Checked {
         let job = JobName::new(job).map_err(|error| error.to_string())?;
-        let maps = plan.partitions.iter().map(|partition| Part::Partition(*partition));
-        for part in maps.chain([Part::Finish]) {
-            let id = BatchId { job: job.clone(), window: plan.window.id(), part, revision: Revision(0) };
+        let maps = plan.partitions.iter().map(|of| (Part::Partition(*of), plan.revision_of(*of)));
+        for (part, revision) in maps.chain([(Part::Finish, plan.revision)]) {
+            let id = BatchId { job: job.clone(), window: plan.window.id(), part, revision };
             self.published(objects, &id)?;
         }
         Ok(())

@@ -1,0 +1,414 @@
+//! `BackfillService`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt};
+use tonic::{Code, Request, Response, Status};
+use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
+use windrow_protocol::plan::Part;
+use windrow_protocol::revise::{self, Ground, Known, Span, SpecRef, Wish, WishId};
+use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
+use windrow_protocol::{BackfillName, JobName, PartitionId, WindowId, paths};
+use windrow_storage::StoreError;
+use windrow_wire::convert;
+use windrow_wire::status::{error, invalid_field};
+use windrow_wire::v1::backfill_service_server::BackfillService;
+use windrow_wire::v1::{self, BackfillState};
+
+use super::windows::end;
+use super::{Api, encode, job_name, meta, page};
+use crate::revising;
+use crate::view::{Versioned, View};
+
+/// Batches that a check lists.
+const MOST_LISTED: usize = 10_000;
+
+/// Windows whose markers are read at a time.
+const READS: usize = 16;
+
+/// Backfills that are done and stay for a look; the oldest others go when one is created.
+const KEPT: usize = 10;
+
+/// A job's backfills, and what of them is in flight.
+struct Of {
+    job: JobRecord,
+    view: View,
+}
+
+impl Of {
+    fn all(&self) -> impl Iterator<Item = (&BackfillName, &Versioned<Wish>)> {
+        let wishes = self.view.wishes.get(&self.job.name).into_iter().flatten();
+        wishes.filter_map(|(id, wish)| match id {
+            WishId::Backfill(name) => Some((name, wish)),
+            WishId::Late(_) => None,
+        })
+    }
+
+    /// The windows that are run again for a backfill, with their batches, last steps included.
+    fn flying(&self, name: &BackfillName) -> BTreeMap<WindowId, Vec<&Versioned<BatchRecord>>> {
+        let batches = || self.view.batches.get(&self.job.name).into_iter().flatten();
+        let id = WishId::Backfill(name.clone());
+        let mine = batches().filter(|(_, batch)| match &batch.value.task {
+            Task::Map(plan) => plan.revises.as_ref().is_some_and(|revises| revises.cause == id),
+            Task::Finish(_) => false,
+        });
+        let windows: BTreeSet<WindowId> = mine.map(|((window, _), _)| *window).collect();
+        let mut flying: BTreeMap<WindowId, Vec<&Versioned<BatchRecord>>> = BTreeMap::new();
+        for ((window, _), batch) in batches().filter(|((window, _), _)| windows.contains(window)) {
+            flying.entry(*window).or_default().push(batch);
+        }
+        flying
+    }
+
+    fn message(&self, name: &BackfillName, wish: &Wish) -> v1::Backfill {
+        let flying = self.flying(name);
+        let failed = flying.values().filter(|batches| batches.iter().any(|it| it.value.state == BatchState::Failed));
+        let failed = failed.count() as u64;
+        let state = match () {
+            () if wish.is_done() && flying.is_empty() => BackfillState::Done,
+            () if wish.paused => BackfillState::Paused,
+            () => BackfillState::Running,
+        };
+        let time = |time| Some(convert::timestamp(time));
+        let job = &self.job.name;
+        v1::Backfill {
+            name: format!("jobs/{job}/backfills/{name}"),
+            from_time: wish.spans.first().and_then(|span| time(span.from)),
+            until_time: wish.spans.last().and_then(|span| time(span.until)),
+            state: state.into(),
+            spec_hash: wish.spec.as_ref().map(|spec| spec.hash.clone()).unwrap_or_default(),
+            windows_planned: wish.planned,
+            windows_running: flying.len() as u64 - failed,
+            windows_failed: failed,
+            windows_refused: wish.refused,
+            refusals: wish.refusals.iter().map(|refusal| refusal_message(job, refusal)).collect(),
+            planned_until_time: time(wish.next),
+            create_time: time(wish.created_at),
+        }
+    }
+
+    /// Operations that make room for one more: the oldest that are done go.
+    fn make_room(&self) -> Vec<Op> {
+        let done = self.all().filter(|(name, wish)| wish.value.is_done() && self.flying(name).is_empty());
+        let mut done: Vec<_> = done.map(|(name, wish)| (wish.value.created_at, name)).collect();
+        done.sort();
+        let gone = done.len().saturating_sub(KEPT - 1);
+        let key = |name: &BackfillName| keys::wish(&self.job.name, &WishId::Backfill(name.clone()));
+        done.iter().take(gone).take(MAX_TXN_OPS / 2).map(|(_, name)| Op::Delete { key: key(name) }).collect()
+    }
+}
+
+fn refusal_message(job: &JobName, refusal: &revise::Refusal) -> v1::BackfillRefusal {
+    v1::BackfillRefusal {
+        window: format!("jobs/{job}/windows/{}", refusal.window),
+        reason: refusal.reason.clone(),
+        lost_offsets: refusal.lost_offsets,
+    }
+}
+
+/// `jobs/{job}/backfills/{backfill}`.
+fn backfill_name(name: &str) -> Result<(JobName, BackfillName), Status> {
+    let bad = || invalid_field("name", "INVALID_NAME", format!("{name:?} is not of the form jobs/NAME/backfills/NAME"));
+    let (job, backfill) = name.split_once("/backfills/").ok_or_else(bad)?;
+    let backfill =
+        BackfillName::new(backfill).map_err(|error| invalid_field("name", "INVALID_NAME", error.to_string()))?;
+    Ok((job_name("name", job)?, backfill))
+}
+
+fn store(cause: StoreError) -> Status {
+    error(Code::Unavailable, "STORE_UNAVAILABLE", cause.to_string())
+}
+
+impl Api {
+    async fn backfills(&self, job: &JobName) -> Result<Of, Status> {
+        let job = self.job(job).await?.value;
+        let mut listing = self.parts.meta.list(&keys::batches(&job.name)).await.map_err(meta)?;
+        for prefix in [keys::wishes(&job.name), keys::specs(&job.name)] {
+            listing.items.extend(self.parts.meta.list(&prefix).await.map_err(meta)?.items);
+        }
+        listing.items.extend(self.parts.meta.get(&keys::progress(&job.name)).await.map_err(meta)?);
+        Ok(Of { view: View::new(&listing), job })
+    }
+
+    async fn backfill(&self, name: &str) -> Result<(Of, BackfillName, Versioned<Wish>), Status> {
+        let (job, backfill) = backfill_name(name)?;
+        let of = self.backfills(&job).await?;
+        let found = of.all().find(|(name, _)| **name == backfill).map(|(_, wish)| wish.clone());
+        let Some(wish) = found else {
+            let message =
+                format!("job {job} has no backfill {backfill}; `windrow get backfills` lists those that it has");
+            return Err(error(Code::NotFound, "NO_SUCH_BACKFILL", message));
+        };
+        Ok((of, backfill, wish))
+    }
+
+    async fn set_paused(&self, name: &str, paused: bool) -> Result<v1::Backfill, Status> {
+        let (of, backfill, wish) = self.backfill(name).await?;
+        let changed = Wish { paused, ..wish.value.clone() };
+        if changed != wish.value {
+            let key = keys::wish(&of.job.name, &WishId::Backfill(backfill.clone()));
+            let then = vec![Op::put(key.clone(), encode(&changed))];
+            let txn = Txn { when: vec![Compare::Modified(key, wish.revision)], then };
+            if !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
+                return Err(error(Code::Aborted, "CHANGED", "the backfill has gone on meanwhile; try again"));
+            }
+        }
+        Ok(of.message(&backfill, &changed))
+    }
+
+    async fn begin_backfill(&self, request: v1::CreateBackfillRequest) -> Result<v1::CreateBackfillResponse, Status> {
+        let of = self.backfills(&job_name("parent", &request.parent)?).await?;
+        if of.job.deleting {
+            let message = format!("job {} is being deleted", of.job.name);
+            return Err(error(Code::FailedPrecondition, "JOB_DELETING", message));
+        }
+        let span = span(&of, &request.backfill.unwrap_or_default())?;
+        let name = match request.backfill_id.as_str() {
+            "" => self.now().compact().to_lowercase().replace('.', "-"),
+            given => given.to_owned(),
+        };
+        let name =
+            BackfillName::new(name).map_err(|error| invalid_field("backfill_id", "INVALID_NAME", error.to_string()))?;
+        if of.all().any(|(known, _)| *known == name) {
+            return Err(exists(&of.job.name, &name));
+        }
+        let spec = SpecRef { hash: of.job.spec.hash(), generation: of.job.generation };
+        let wish = Wish::backfill(span, spec, self.now());
+        let windows = self.windows_in(&of.job.name, span).await?;
+        if windows.is_empty() {
+            let message =
+                format!("no window of job {} between {} and {} is complete", of.job.name, span.from, span.until);
+            return Err(error(Code::FailedPrecondition, "NOTHING_TO_DO", message));
+        }
+        let id = WishId::Backfill(name.clone());
+        let (mut batches, mut batches_total) = (Vec::new(), 0);
+        if request.validate_only || self.reduce_came_or_went(&of) {
+            for (window, known) in self.all_known(&of.job.name, &wish, windows).await? {
+                self.expect_same_dataset(&of, &wish, window, &known)?;
+                for batch in self.planned(&of.job, &id, &wish, window, &known)? {
+                    batches_total += 1;
+                    if batches.len() < MOST_LISTED {
+                        batches.push(batch);
+                    }
+                }
+            }
+        }
+        let backfill = Some(of.message(&name, &wish));
+        if request.validate_only {
+            return Ok(v1::CreateBackfillResponse { backfill, batches, batches_total });
+        }
+        let key = keys::wish(&of.job.name, &id);
+        let job = keys::job(&of.job.name);
+        let mut then = of.make_room();
+        then.push(Op::put(key.clone(), encode(&wish)));
+        // Of a job that is deleted meanwhile nothing may be left behind.
+        let current = self.job(&of.job.name).await?;
+        let when = vec![Compare::Absent(key), Compare::Modified(job, current.revision)];
+        if current.value != of.job || !self.parts.meta.txn(Txn { when, then }).await.map_err(meta)?.applied {
+            return Err(error(Code::Aborted, "CHANGED", "the job has changed meanwhile; try again"));
+        }
+        Ok(v1::CreateBackfillResponse { backfill, batches: vec![], batches_total: 0 })
+    }
+
+    /// The windows with markers that a span holds.
+    async fn windows_in(&self, job: &JobName, span: Span) -> Result<Vec<WindowId>, Status> {
+        let names = self.parts.store.folders(&paths::commits(job)).await.map_err(store)?;
+        let windows = names.iter().filter_map(|name| name.parse().ok());
+        let mut windows: Vec<WindowId> =
+            windows.filter(|window: &WindowId| span.from <= window.0 && window.0 < span.until).collect();
+        windows.sort();
+        Ok(windows)
+    }
+
+    async fn all_known(
+        &self,
+        job: &JobName,
+        wish: &Wish,
+        windows: Vec<WindowId>,
+    ) -> Result<Vec<(WindowId, Known)>, Status> {
+        let known = |window| async move {
+            Ok::<_, StoreError>((window, revising::known(&self.parts.store, job, window, wish).await?))
+        };
+        futures::stream::iter(windows).map(known).buffered(READS).try_collect().await.map_err(store)
+    }
+
+    /// Whether the job has had specs that differ in having a reduce.
+    fn reduce_came_or_went(&self, of: &Of) -> bool {
+        of.view.specs.values().any(|spec| spec.reduce.is_some() != of.job.spec.reduce.is_some())
+    }
+
+    fn expect_same_dataset(&self, of: &Of, wish: &Wish, window: WindowId, known: &Known) -> Result<(), Status> {
+        let has_reduce = |hash: &str| {
+            let spec = of.view.specs.get(&(of.job.name.clone(), hash.to_owned()));
+            spec.map(|spec| spec.reduce.is_some())
+        };
+        match revising::refusal(wish, known, has_reduce) {
+            None => Ok(()),
+            Some(why) => Err(error(Code::FailedPrecondition, "OTHER_DATASET", format!("window {window}: {why}"))),
+        }
+    }
+
+    /// The batches of a window, as they would be planned now.
+    fn planned(
+        &self,
+        job: &JobRecord,
+        id: &WishId,
+        wish: &Wish,
+        window: WindowId,
+        known: &Known,
+    ) -> Result<Vec<v1::BackfillBatch>, Status> {
+        let calendar = job
+            .spec
+            .window
+            .calendar()
+            .map_err(|cause| error(Code::Internal, "UNKNOWN_TIME_ZONE", cause.to_string()))?;
+        let rules = BTreeMap::new();
+        let Some(complete) = &known.complete else { return Ok(Vec::new()) };
+        let ground = Ground {
+            job: &job.name,
+            topic: &complete.plan.topic,
+            topic_id: &complete.plan.topic_id,
+            partitions: Vec::<PartitionId>::new(),
+            spec: SpecRef { hash: job.spec.hash(), generation: job.generation },
+            late: job.spec.late_rule(),
+            shift: None,
+            rules: &rules,
+        };
+        let batches = revise::revise(id, wish, calendar.window_of(window.0), known, &ground);
+        let maps = batches.into_iter().filter_map(|batch| match batch.task {
+            Task::Map(plan) => Some(v1::BackfillBatch {
+                window: format!("jobs/{}/windows/{window}", job.name),
+                partition: plan.partition.0,
+                start_offset: plan.read.start.0,
+                end_offset: plan.read.end.0,
+                revision: plan.revision.0,
+            }),
+            Task::Finish(_) => None,
+        });
+        Ok(maps.collect())
+    }
+
+    /// Takes back the windows of which no batch has begun; how many.
+    async fn take_back(&self, of: &Of, name: &BackfillName) -> Result<u32, Status> {
+        let mut taken = 0;
+        for batches in of.flying(name).into_values() {
+            // What is larger than a write is left to finish, and so is a window that goes on meanwhile.
+            let all_wait =
+                batches.iter().all(|batch| matches!(batch.value.state, BatchState::Pending | BatchState::Failed));
+            if !all_wait || batches.len() > MAX_TXN_OPS {
+                continue;
+            }
+            let key = |batch: &BatchRecord| keys::batch(&batch.id.job, batch.id.window, batch.id.part);
+            let when = batches.iter().map(|batch| Compare::Modified(key(&batch.value), batch.revision)).collect();
+            let then = batches.iter().map(|batch| Op::Delete { key: key(&batch.value) }).collect();
+            taken += u32::from(self.parts.meta.txn(Txn { when, then }).await.map_err(meta)?.applied);
+        }
+        Ok(taken)
+    }
+}
+
+fn exists(job: &JobName, name: &BackfillName) -> Status {
+    error(Code::AlreadyExists, "BACKFILL_EXISTS", format!("job {job} has a backfill {name} already"))
+}
+
+/// The windows of a request's span, as far as they are planned: whatever is planned later runs the spec of now.
+fn span(of: &Of, backfill: &v1::Backfill) -> Result<Span, Status> {
+    let field = |name: &str, time: &Option<_>| {
+        time.as_ref()
+            .map(convert::time)
+            .ok_or_else(|| invalid_field(name, "MISSING_FIELD", format!("{name} is missing")))
+    };
+    let (from, until) = (field("from_time", &backfill.from_time)?, field("until_time", &backfill.until_time)?);
+    if from >= until {
+        let message = format!("until_time {until} is not after from_time {from}");
+        return Err(invalid_field("until_time", "OUT_OF_RANGE", message));
+    }
+    let zone =
+        |cause: windrow_protocol::window::UnknownZone| error(Code::Internal, "UNKNOWN_TIME_ZONE", cause.to_string());
+    let calendar = of.job.spec.window.calendar().map_err(zone)?;
+    let through = of.view.progress.get(&of.job.name).map(|progress| &progress.value);
+    let through = through.map(|Progress { finish_planned_through, .. }| *finish_planned_through).unwrap_or_default();
+    let from = calendar.window_of(from).start;
+    // The window that holds the last moment before `until`.
+    let until = calendar.window_of(until.plus_micros(-1)).end.min(through);
+    if from >= until {
+        let message = format!("no window of job {} from {from} on is complete", of.job.name);
+        return Err(error(Code::FailedPrecondition, "NOTHING_TO_DO", message));
+    }
+    Ok(Span { from, until })
+}
+
+#[tonic::async_trait]
+impl BackfillService for Api {
+    async fn create_backfill(
+        &self,
+        request: Request<v1::CreateBackfillRequest>,
+    ) -> Result<Response<v1::CreateBackfillResponse>, Status> {
+        Ok(Response::new(self.begin_backfill(request.into_inner()).await?))
+    }
+
+    async fn get_backfill(
+        &self,
+        request: Request<v1::GetBackfillRequest>,
+    ) -> Result<Response<v1::GetBackfillResponse>, Status> {
+        let (of, name, wish) = self.backfill(&request.into_inner().name).await?;
+        Ok(Response::new(v1::GetBackfillResponse { backfill: Some(of.message(&name, &wish.value)) }))
+    }
+
+    async fn list_backfills(
+        &self,
+        request: Request<v1::ListBackfillsRequest>,
+    ) -> Result<Response<v1::ListBackfillsResponse>, Status> {
+        let request = request.into_inner();
+        let of = self.backfills(&job_name("parent", &request.parent)?).await?;
+        let all = of.all().map(|(name, wish)| (name.to_string(), of.message(name, &wish.value))).collect();
+        let (backfills, next_page_token) = page(all, request.page_size, &request.page_token)?;
+        Ok(Response::new(v1::ListBackfillsResponse { backfills, next_page_token }))
+    }
+
+    async fn pause_backfill(
+        &self,
+        request: Request<v1::PauseBackfillRequest>,
+    ) -> Result<Response<v1::PauseBackfillResponse>, Status> {
+        let backfill = Some(self.set_paused(&request.into_inner().name, true).await?);
+        Ok(Response::new(v1::PauseBackfillResponse { backfill }))
+    }
+
+    async fn resume_backfill(
+        &self,
+        request: Request<v1::ResumeBackfillRequest>,
+    ) -> Result<Response<v1::ResumeBackfillResponse>, Status> {
+        let backfill = Some(self.set_paused(&request.into_inner().name, false).await?);
+        Ok(Response::new(v1::ResumeBackfillResponse { backfill }))
+    }
+
+    async fn cancel_backfill(
+        &self,
+        request: Request<v1::CancelBackfillRequest>,
+    ) -> Result<Response<v1::CancelBackfillResponse>, Status> {
+        let name = request.into_inner().name;
+        let (of, backfill, wish) = self.backfill(&name).await?;
+        let key = keys::wish(&of.job.name, &WishId::Backfill(backfill.clone()));
+        // A window that is planned in part must be planned whole; after it, nothing more is.
+        let flying = of.flying(&backfill);
+        let is_in_part =
+            |batches: &&Vec<&Versioned<BatchRecord>>| !batches.iter().any(|it| it.value.id.part == Part::Finish);
+        let then = match flying.values().find(is_in_part).and_then(|batches| batches.first()) {
+            None => Op::Delete { key: key.clone() },
+            Some(batch) => {
+                let until = end(&batch.value.task);
+                let spans =
+                    wish.value.spans.iter().map(|span| Span { until: span.until.min(until), ..*span }).collect();
+                Op::put(key.clone(), encode(&Wish { spans, paused: false, ..wish.value.clone() }))
+            }
+        };
+        let gone = Txn { when: vec![Compare::Modified(key, wish.revision)], then: vec![then] };
+        if !self.parts.meta.txn(gone).await.map_err(meta)?.applied {
+            return Err(error(Code::Aborted, "CHANGED", "the backfill has gone on meanwhile; try again"));
+        }
+        // Looked at anew: nothing is planned for it any more.
+        let of = self.backfills(&of.job.name).await?;
+        let windows_taken_back = self.take_back(&of, &backfill).await?;
+        Ok(Response::new(v1::CancelBackfillResponse { windows_taken_back }))
+    }
+}

@@ -1,0 +1,128 @@
+//! What a proof says of windows that were run again.
+
+use anyhow::Result;
+use windrow_protocol::marker::{Committed, Complete, FileEntry, Marker};
+use windrow_protocol::plan::Part;
+use windrow_protocol::{JobName, Plan, Revision, WindowId, audit, paths};
+use windrow_storage::Store;
+
+use super::Report;
+
+/// The newest marker of each window. `complete`: by window and revision.
+pub fn newest(complete: &[Complete]) -> Vec<&Complete> {
+    complete.chunk_by(|a, b| a.plan.window == b.plan.window).filter_map(|markers| markers.last()).collect()
+}
+
+/// Of a window's markers those that its `_complete` marker must have joined, and those that it should not have left out.
+/// A revision that is not complete yet has markers that no `_complete` marker knows.
+pub fn joined<'a>(complete: &Complete, markers: &[&'a Marker]) -> Vec<&'a Marker> {
+    let plan = &complete.plan;
+    let wanted = |marker: &&&Marker| {
+        let Plan { partition, revision, .. } = &marker.plan;
+        let is_joined = plan.partitions.contains(partition) && *revision == plan.revision_of(*partition);
+        is_joined || (!plan.partitions.contains(partition) && *revision <= plan.revision)
+    };
+    markers.iter().filter(wanted).copied().collect()
+}
+
+impl Report {
+    /// Counts what one partition of one window has called amended, and what its revisions have taken in.
+    pub fn revisions(&mut self, revisions: &[Marker]) {
+        if let Some(first) = revisions.first().filter(|marker| marker.plan.revision == Revision::default()) {
+            self.amended.0 += first.ledger.amended;
+            if first.plan.window.end <= self.settled {
+                self.amended.1 += first.ledger.amended;
+            }
+        }
+        let mut before = None;
+        for marker in revisions {
+            self.taken_in += audit::taken_in(before, marker);
+            self.revisions += u64::from(marker.plan.revision > Revision::default());
+            before = Some(marker);
+        }
+    }
+
+    /// What was called amended must be in the windows that it amends. `pending`: revisions to come; `None`: nobody knows.
+    pub fn amendments(&mut self, pending: Option<u64>) {
+        let (all, settled) = (self.amended.0 as i64, self.amended.1 as i64);
+        let missing = settled - self.taken_in;
+        if self.taken_in > all {
+            let what = format!("revisions have taken in {} late readings, but only {all} came", self.taken_in);
+            self.findings.push(what);
+        } else if missing > 0 && pending == Some(0) {
+            self.findings.push(format!(
+                "{missing} late readings are in no revision of their windows: the log has dropped them, or revisions are gone"
+            ));
+        } else if missing > 0 {
+            self.notes.push(format!("{missing} late readings are not in their windows yet"));
+        }
+    }
+
+    /// Looks at the files of all revisions of one thing: those that the newest one names, and what was kept of those
+    /// before it.
+    pub async fn files_of_all<M: Committed>(
+        &mut self,
+        store: &Store,
+        revisions: &[M],
+        name: impl Fn(&M) -> (WindowId, Revision),
+    ) -> Result<()> {
+        let Some((newest, before)) = revisions.split_last() else { return Ok(()) };
+        let kept =
+            |marker: &M, file: &FileEntry| file.path.starts_with(&format!("{}/", paths::revisions(marker.job())));
+        for marker in before {
+            self.named.extend(marker.files().iter().map(|file| file.path.clone()));
+            let files: Vec<FileEntry> = marker.files().iter().filter(|file| kept(marker, file)).cloned().collect();
+            self.files(store, &files, None).await?;
+        }
+        // What a marker took the place of must be there to be looked at.
+        for (marker, next) in before.iter().zip(revisions.iter().skip(1)) {
+            let (window, revision) = name(marker);
+            for file in marker.files().iter().filter(|file| file.rows > 0) {
+                let path = paths::kept(marker.job(), window, revision, &file.path);
+                let is_kept = path.as_ref().is_none_or(|path| next.files().iter().any(|kept| kept.path == *path));
+                if !is_kept && !next.files().contains(file) {
+                    self.findings.push(format!("{} was replaced and {revision} of it not kept", file.path));
+                }
+            }
+        }
+        let (window, revision) = name(newest);
+        self.files(store, newest.files(), Some((newest.job().clone(), window, revision))).await
+    }
+
+    /// `of`: whose results they are, if they may be replaced while they are looked at.
+    async fn files(
+        &mut self,
+        store: &Store,
+        files: &[FileEntry],
+        of: Option<(JobName, WindowId, Revision)>,
+    ) -> Result<()> {
+        for file in files {
+            self.files += 1;
+            self.named.insert(file.path.clone());
+            let wrong = match store.size(&file.path).await? {
+                None => "is missing",
+                Some(_) if store.sha256(&file.path).await? != file.sha256 => {
+                    "is not what was committed: its checksum differs"
+                }
+                Some(_) => continue,
+            };
+            let moves = match &of {
+                Some((job, window, revision)) => self.moves(store, job, *window, *revision).await?,
+                None => false,
+            };
+            if !moves {
+                self.findings.push(format!("{} {wrong}", file.path));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a marker's files may be on their way to where they belong, or be replaced meanwhile: its window is not
+    /// complete in this revision, or has a newer one by now.
+    async fn moves(&self, store: &Store, job: &JobName, window: WindowId, revision: Revision) -> Result<bool> {
+        let listed = store.list(&paths::window_commits(job, window)).await?;
+        let markers = || listed.iter().filter_map(|object| paths::parse_marker(&object.path));
+        let complete = markers().filter(|marker| marker.2 == Part::Finish).map(|marker| marker.3).max();
+        Ok(complete.is_none_or(|complete| complete < revision) || markers().any(|marker| marker.3 > revision))
+    }
+}
