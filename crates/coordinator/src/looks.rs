@@ -142,8 +142,11 @@ impl Look {
         let now = self.parts.clock.elapsed();
         let topic = topic(&*self.parts.log, &job.spec.source.topic, now, &mut watched.topic).await?;
         let nothing = Looked { job: self.job.clone(), topic: None, calendar: None, problem: None, writes: vec![] };
-        // A topic that is not there may come: the job waits for it.
-        let Some(topic) = topic else { return Ok(nothing) };
+        // A topic that is not there may come: the job waits for it, and says so.
+        let Some(topic) = topic else {
+            let problem = format!("topic {} does not exist (yet)", job.spec.source.topic);
+            return Ok(Looked { problem: Some(problem), ..nothing });
+        };
         let calendar = match job.spec.window.calendar() {
             Ok(calendar) => calendar,
             Err(error) => return Ok(Looked { problem: Some(error.to_string()), ..nothing }),

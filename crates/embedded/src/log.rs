@@ -160,7 +160,7 @@ impl Log for EmbeddedLog {
     }
 
     async fn ping(&self) -> Result<(), LogError> {
-        self.blocking(|tables| tables.snapshot().map(drop)).await
+        self.blocking(|tables| tables.expect_writable()).await
     }
 }
 

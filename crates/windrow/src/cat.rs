@@ -16,6 +16,7 @@ use windrow_protocol::paths::{self, Dataset};
 use windrow_protocol::{JobName, Revision, WindowId};
 use windrow_storage::Store;
 
+use crate::client::said;
 use crate::history::{self, Filter, Past};
 use crate::output;
 use crate::place::{self, StoreFrom};
@@ -102,15 +103,16 @@ pub async fn run(args: Args) -> Result<()> {
         None => args.store.open(None).await?,
     };
     let windows = windows(&store, &args).await?;
+    if windows.is_empty() && args.data_dir.is_none() {
+        expect_job(&args).await?;
+    }
     let files = windows.iter().flat_map(|past| files(past).map(move |file| (past.complete.plan.window.id(), file)));
     let dataset = args.dataset.dataset();
     let files: Vec<(WindowId, FileEntry)> = files.filter(|(_, file)| holds(&args.job, dataset, file)).collect();
     if files.is_empty() {
-        eprintln!(
-            "no rows in `{}` of {}",
-            args.dataset.dataset().folder(),
-            output::count(windows.len() as u64, "window")
-        );
+        let (folder, looked) = (args.dataset.dataset().folder(), output::count(windows.len() as u64, "window"));
+        let others = if args.all { "" } else { "; --all looks into all windows" };
+        eprintln!("no rows in `{folder}` of {looked}{others}");
     }
     if args.dataset == What::Data {
         note_quarantine(&windows);
@@ -120,6 +122,13 @@ pub async fn run(args: Args) -> Result<()> {
         return Ok(files.iter().try_for_each(|(_, file)| writeln!(out, "{}/{}", store.url(), file.path))?);
     }
     print(&store, &args, files).await
+}
+
+/// No output is no news of a job; but one that nobody knows is a mistake.
+async fn expect_job(args: &Args) -> Result<()> {
+    // The store may have been given without a coordinator.
+    let Ok(client) = args.store.server.connect().await else { return Ok(()) };
+    client.job(args.job.as_str()).await.map(drop).map_err(said)
 }
 
 /// Tells of readings that are missing from a result because they could not be used.

@@ -10,6 +10,7 @@ pub mod windows;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use backon::{ConstantBuilder, Retryable};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use windrow_wire::v1;
@@ -26,6 +27,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer, in bytes: a page of windows with their batches.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
+/// A coordinator that does not listen yet is asked again so often, after a pause each.
+const TRIES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(300);
+
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7070";
 
 /// Where the coordinator is.
@@ -39,9 +44,13 @@ pub struct ServerArgs {
 impl ServerArgs {
     pub async fn connect(&self) -> Result<Client> {
         let endpoint = Endpoint::from_shared(self.server.clone()).context("--server")?;
-        let connected = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT).connect().await;
-        let channel =
-            connected.with_context(|| format!("no coordinator at {} (start one: windrow dev)", self.server))?;
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
+        // One that was started a moment ago, by the line before in a script, is about to listen.
+        let pauses = ConstantBuilder::default().with_delay(PAUSE).with_max_times(TRIES);
+        let connected = (|| endpoint.connect()).retry(pauses).await;
+        let channel = connected.with_context(|| {
+            format!("no coordinator at {} (start one: windrow dev, or windrow coordinator)", self.server)
+        })?;
         Ok(Client { channel })
     }
 
@@ -93,7 +102,7 @@ impl Client {
     pub async fn windows_in_flight(&self, job: &str) -> Result<Vec<v1::Window>, Status> {
         let (mut client, mut all, mut page_token) = (self.windows(), Vec::new(), String::new());
         loop {
-            let request = v1::ListWindowsRequest { parent: job_name(job), page_size: 0, page_token };
+            let request = v1::ListWindowsRequest { parent: job_name(job), page_size: 1_000, page_token };
             let answer = client.list_windows(request).await?.into_inner();
             all.extend(answer.windows);
             page_token = answer.next_page_token;

@@ -78,12 +78,18 @@ pub async fn run(args: Args) -> Result<()> {
     // What is found broken is told in the table.
     std::panic::set_hook(Box::new(|_| {}));
     let id = uuid::Uuid::new_v4().simple().to_string();
-    if let Some(kafka) = args.kafka.reach("windrow-doctor").await? {
-        doctor.log(kafka, &id).await;
+    let began = Instant::now();
+    match args.kafka.reach("windrow-doctor").await {
+        Ok(Some(kafka)) => doctor.log(kafka, &id).await,
+        Ok(None) => {}
+        Err(error) => doctor.unreachable("kafka", &error, began),
     }
+    let began = Instant::now();
     if !args.etcd.is_empty() {
-        let etcd = EtcdStore::connect(&EtcdSettings::new(args.etcd.clone())).await?;
-        doctor.meta(Arc::new(etcd), &id).await?;
+        match EtcdStore::connect(&EtcdSettings::new(args.etcd.clone())).await {
+            Ok(etcd) => doctor.meta(Arc::new(etcd), &id).await?,
+            Err(error) => doctor.unreachable("etcd", &error, began),
+        }
     }
     if let Some(url) = &args.store {
         let settings = s3(args.s3_endpoint.clone(), Some(args.s3_region.clone()));
@@ -140,6 +146,11 @@ impl Doctor {
         let began = Instant::now();
         let seen = broken(store.probe_visibility().await);
         self.note("store", "what was written is read, listed, copied and deleted at once".to_owned(), seen, began);
+    }
+
+    /// The others are examined all the same.
+    fn unreachable(&mut self, part: &'static str, error: &dyn std::fmt::Display, began: Instant) {
+        self.note(part, "it answers".to_owned(), Some(Err(error.to_string())), began);
     }
 
     async fn check<S: ?Sized>(&mut self, part: &'static str, property: &Property<S>, service: Arc<S>, place: String) {

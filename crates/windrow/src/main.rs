@@ -127,7 +127,10 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("WINDROW_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(if roles { "info,datafusion=warn" } else { "warn" }));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    // Whoever read the log may be gone. Then lines are lost, and nothing else: by default that is told on the same broken
+    // stderr, with a panic in whatever was about to log.
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    subscriber.with_writer(std::io::stderr).log_internal_errors(false).init();
     match run_on_large_stacks(command) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has had enough, as `head` has.

@@ -75,8 +75,11 @@ pub fn brief(text: &str) -> String {
 
 /// A count with its noun: `1 window`, `3 windows`, `2 batches`.
 pub fn count(n: u64, noun: &str) -> String {
-    let plural = if noun.ends_with("ch") { "es" } else { "s" };
-    format!("{n} {noun}{}", if n == 1 { "" } else { plural })
+    match (n, noun.strip_suffix('y')) {
+        (1, _) => format!("{n} {noun}"),
+        (_, Some(stem)) => format!("{n} {stem}ies"),
+        _ => format!("{n} {noun}{}", if noun.ends_with("ch") { "es" } else { "s" }),
+    }
 }
 
 /// A command that can be pasted into the shell that this one was started from.

@@ -99,3 +99,12 @@ pub async fn revisions_pending(database: &Database, job: &windrow_protocol::JobN
     let running = batches.iter().filter(|item| serde_json::from_slice(&item.value).is_ok_and(again));
     Ok((open.count() + running.count()) as u64)
 }
+
+/// How many windows a job of a stopped `windrow dev` has completed; `None` if it does not know the job.
+pub async fn windows_complete(database: &Database, job: &windrow_protocol::JobName) -> Result<Option<u64>> {
+    use windrow_ports::MetaStore;
+    let progress = database.meta().get(&keys::progress(job)).await?;
+    let progress = progress.map(|item| serde_json::from_slice::<windrow_protocol::state::Progress>(&item.value));
+    let progress = progress.transpose()?;
+    Ok(progress.map(|progress| progress.windows_complete))
+}

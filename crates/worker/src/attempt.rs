@@ -135,8 +135,9 @@ impl Run<'_> {
         }
         let staged = match (&plan.revises, self.skip) {
             (Some(revises), _) => self.revise(plan, revises).await,
-            // Whoever gave it up knows that its readings are lost; the count is of offsets, since nothing is read.
-            (None, Some(_)) => Ok(Staged::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() })),
+            // Whoever gave it up knows that its readings are lost. The count is of offsets, since nothing is read: all that
+            // can hold one of them, also those that other windows read, too.
+            (None, Some(_)) => Ok(Staged::nothing(Ledger { lost_offsets: plan.read.len(), ..Ledger::default() })),
             (None, None) => self.compute(plan).await,
         };
         self.clear_if_failed(&staged).await;

@@ -352,6 +352,7 @@ impl Intake {
             let (name, declared) = &self.columns[i];
             let Some((found, presence)) = mismatch(*found, *declared) else { continue };
             let reason = format!("column {name:?} is {found} but the job declares {}", declared.name());
+            let before = unfit.len();
             for (row, fate) in fates.iter_mut().enumerate() {
                 let on_time = match fate {
                     Fate::OnTime => true,
@@ -363,7 +364,9 @@ impl Intake {
                     unfit.insert(row as u32, reason.clone());
                 }
             }
-            self.reason(record, &reason);
+            if unfit.len() > before {
+                self.reason(record, &reason);
+            }
         }
         let rows: Vec<u32> = unfit.keys().copied().collect();
         let found =

@@ -88,6 +88,7 @@ pub async fn run(
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), WorkerError> {
+    tracing::info!(store = tools.store.url(), "finding out whether the store decides races");
     tools.store.probe().await?;
     std::fs::create_dir_all(&tools.scratch)?;
     tokio::select! {

@@ -151,6 +151,14 @@ fn cargo(args: &[&str], variables: &[(&'static str, String)]) -> Result<()> {
     say("cargo", &args.join(" "));
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
+    // Cargo has described this package to the program that it runs. Build scripts that look at such variables would run
+    // anew, and all that depends on them (DataFusion, for one) would be compiled once for `cargo run` and once for here.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command.args(args).envs(variables.iter().map(|(name, value)| (name, value)));
     let status = command.status().context("starting cargo")?;
     if status.success() { Ok(()) } else { bail!("cargo {} ended with {status}", args.join(" ")) }

@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, Op, Txn};
 use windrow_protocol::state::{BatchState, JobRecord, keys};
-use windrow_protocol::{JobName, Revision, WindowId};
+use windrow_protocol::{JobName, Revision, WindowId, paths};
 use windrow_wire::convert;
 use windrow_wire::status::error;
 use windrow_wire::v1::job_service_server::JobService;
@@ -19,6 +19,9 @@ use crate::view::{Versioned, View};
 
 /// How often a watched job is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a look into the store may keep a job from being applied.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tries of a change that meets another one.
 const CHANGE_TRIES: usize = 8;
@@ -131,11 +134,14 @@ impl Api {
     async fn create(&self, request: v1::CreateJobRequest) -> Result<(v1::Job, Vec<String>), Status> {
         let job = request.job.unwrap_or_default();
         let (file, checked) = self.check(&job).await;
-        let warnings = checked.into_result()?;
+        let mut warnings = checked.into_result()?;
         // Without a file there was a violation.
         let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
+        let taken = self.parts.meta.get(&keys::job(&file.metadata.name)).await.map_err(meta)?;
+        if taken.is_none() {
+            warnings.extend(self.expect_no_output(&file.metadata.name).await?);
+        }
         if request.validate_only {
-            let taken = self.parts.meta.get(&keys::job(&file.metadata.name)).await.map_err(meta)?;
             let taken = taken.and_then(|item| serde_json::from_slice::<JobRecord>(&item.value).ok());
             let again = |taken: &JobRecord| !request.request_id.is_empty() && taken.request_id == request.request_id;
             return match taken {
@@ -159,6 +165,30 @@ impl Api {
             return Err(exists(&stored.value));
         }
         Ok((self.message(&stored).await?, warnings))
+    }
+
+    /// Refuses a new job where an earlier one of its name has left its output: some windows would be taken for done, the
+    /// others would be mixed in. A warning if nobody can tell.
+    async fn expect_no_output(&self, name: &JobName) -> Result<Option<String>, Status> {
+        let commits = paths::commits(name);
+        let looking = tokio::time::timeout(STORE_PATIENCE, self.parts.store.folders(&commits));
+        let unknown = |why: String| {
+            Ok(Some(format!("nobody could look whether an earlier job {name} has left output in the store: {why}")))
+        };
+        match looking.await {
+            Ok(Ok(windows)) if windows.is_empty() => Ok(None),
+            Ok(Ok(windows)) => {
+                let message = format!(
+                    "the store holds the output of an earlier job {name} ({} windows under {}/{name}/): move or delete \
+                     that folder first, or apply the job under another name",
+                    windows.len(),
+                    self.parts.store.url()
+                );
+                Err(error(Code::FailedPrecondition, "OUTPUT_EXISTS", message))
+            }
+            Ok(Err(cause)) => unknown(cause.to_string()),
+            Err(_) => unknown(format!("no answer within {} s", STORE_PATIENCE.as_secs())),
+        }
     }
 
     async fn update(&self, request: v1::UpdateJobRequest) -> Result<(v1::Job, Vec<String>), Status> {

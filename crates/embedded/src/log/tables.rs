@@ -135,6 +135,11 @@ impl Tables {
         txn.commit().map_err(db)
     }
 
+    /// After a write that failed (a full disk) the database refuses all others until it is opened anew; reads go on.
+    pub fn expect_writable(&self) -> Result<(), LogError> {
+        self.db.begin_write().map_err(db)?.abort().map_err(db)
+    }
+
     pub fn snapshot(&self) -> Result<Snapshot, LogError> {
         let txn = self.db.begin_read().map_err(db)?;
         let records = txn.open_table(RECORDS).map_err(db)?;

@@ -126,6 +126,7 @@ fn next(args: &JobArgs, job: &v1::Job, flying: &[InFlight]) -> Vec<String> {
     let mut next = Vec::new();
     if let Some(window) = flying.iter().find(|window| window.failed().is_some()) {
         next.push(args.server.command(&["retry", name, &window.window.to_string()]));
+        next.push(args.server.command(&["skip", name, &window.window.to_string(), "--reason", "WHY"]));
     }
     if job.state() == v1::JobState::Paused {
         next.push(args.server.command(&["resume", name]));

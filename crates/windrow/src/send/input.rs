@@ -3,6 +3,7 @@
 mod csv;
 mod ndjson;
 mod parquet;
+mod quotes;
 
 use std::fs::File;
 use std::io::Read;

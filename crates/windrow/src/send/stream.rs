@@ -198,5 +198,5 @@ fn endpoint(server: &str) -> Result<Endpoint> {
 /// Fails at once if nothing listens there: better before a large file is read than after.
 pub async fn reach(server: &str) -> Result<()> {
     let connected = endpoint(server)?.connect().await;
-    connected.map(drop).with_context(|| format!("no gateway at {server} (start one: windrow dev)"))
+    connected.map(drop).with_context(|| format!("no gateway at {server} (start one: windrow dev, or windrow gateway)"))
 }

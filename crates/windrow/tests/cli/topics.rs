@@ -36,7 +36,11 @@ impl Coordinator {
     fn start(id: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let grpc = format!("127.0.0.1:{port}");
-        let mut command = windrow(&["coordinator", "--grpc", &grpc, "--store", "s3://bucket/prefix"]);
+        let store = format!("s3://{}/cli-{id}", variable("WINDROW_TEST_S3_BUCKET"));
+        let mut command = windrow(&["coordinator", "--grpc", &grpc, "--store", &store]);
+        command.env("WINDROW_S3_ENDPOINT", variable("WINDROW_TEST_S3"));
+        command.env("AWS_ACCESS_KEY_ID", variable("WINDROW_TEST_S3_ACCESS_KEY"));
+        command.env("AWS_SECRET_ACCESS_KEY", variable("WINDROW_TEST_S3_SECRET_KEY"));
         command.env("WINDROW_KAFKA", variable("WINDROW_TEST_KAFKA")).env("WINDROW_ETCD", variable("WINDROW_TEST_ETCD"));
         command.env("WINDROW_ETCD_PREFIX", format!("/cli-{id}"));
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

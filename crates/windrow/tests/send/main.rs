@@ -142,7 +142,7 @@ fn without_a_gateway_it_says_so_before_it_reads_a_large_file() {
     let port = free_port();
     let output = windrow(port, &["--time-column", "t", "--device", "d"], &[&file]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let wanted = format!("no gateway at http://127.0.0.1:{port} (start one: windrow dev)");
+    let wanted = format!("no gateway at http://127.0.0.1:{port} (start one: windrow dev, or windrow gateway)");
     assert!(said(&output).contains(&wanted), "{}", said(&output));
 }
 

@@ -84,6 +84,7 @@ fn plan(topic_id: &str, start: i64, owned: i64, end: i64) -> Plan {
         revision: Revision(0),
         spec_hash: String::new(),
         generation: 1,
+        revises: None,
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use csv::{ByteRecord, ReaderBuilder};
 
+use super::quotes::{OpenQuote, Quotes};
 use super::{Record, Records};
 use crate::send::cell::Raw;
 
@@ -23,12 +24,15 @@ pub fn sniff(head: &[u8]) -> u8 {
     [b'|', b'\t', b';', b','].into_iter().max_by_key(|delimiter| count(*delimiter)).unwrap_or(b',')
 }
 
-fn reader(path: &Path, delimiter: u8) -> Result<csv::Reader<std::fs::File>> {
+type Reader = csv::Reader<Quotes<std::fs::File>>;
+
+fn reader(path: &Path, delimiter: u8) -> Result<(Reader, OpenQuote)> {
+    let (quotes, open) = Quotes::new(std::fs::File::open(path)?, delimiter);
     // Flexible: a row of another length is for us to judge, and the next one may be good.
-    Ok(ReaderBuilder::new().delimiter(delimiter).flexible(true).from_path(path)?)
+    Ok((ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(quotes), open))
 }
 
-fn header(reader: &mut csv::Reader<std::fs::File>) -> Result<Vec<String>> {
+fn header(reader: &mut Reader) -> Result<Vec<String>> {
     let header = reader.byte_headers()?;
     let names: Vec<String> = header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
     for (i, name) in names.iter().enumerate() {
@@ -38,17 +42,22 @@ fn header(reader: &mut csv::Reader<std::fs::File>) -> Result<Vec<String>> {
 }
 
 pub fn columns(path: &Path, delimiter: u8) -> Result<Vec<String>> {
-    Ok(header(&mut reader(path, delimiter)?)?.into_iter().filter(|name| !name.is_empty()).collect())
+    let (mut reader, _) = reader(path, delimiter)?;
+    Ok(header(&mut reader)?.into_iter().filter(|name| !name.is_empty()).collect())
 }
 
 pub fn records(path: &Path, delimiter: u8, columns: &[String]) -> Result<Records> {
-    let mut reader = reader(path, delimiter)?;
+    let (mut reader, open) = reader(path, delimiter)?;
     let header = header(&mut reader)?;
     let wanted: Vec<Option<usize>> =
         columns.iter().map(|column| header.iter().position(|name| name == column)).collect();
     let (mut record, mut row) = (ByteRecord::new(), 0);
     Ok(Box::new(std::iter::from_fn(move || match reader.read_byte_record(&mut record) {
         Err(error) => Some(Err(error.into())),
+        // Everything behind the quote is within the last row: no row that could be left out, but the rest of the file.
+        Ok(_) if reader.is_done() && open.line().is_some() => open.take().map(|line| {
+            Err(anyhow!("line {line}: a quote is opened that nothing closes: all that follows would be one cell"))
+        }),
         Ok(false) => None,
         Ok(true) => {
             row += 1;
