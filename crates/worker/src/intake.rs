@@ -348,6 +348,7 @@ impl Intake {
             let (name, declared) = &self.columns[i];
             let Some((found, presence)) = mismatch(*found, *declared) else { continue };
             let reason = format!("column {name:?} is {found} but the job declares {}", declared.name());
+            let before = self.quarantine.len();
             for (row, fate) in fates.iter_mut().enumerate() {
                 let on_time = match fate {
                     Fate::OnTime => true,
@@ -361,7 +362,9 @@ impl Intake {
                     self.quarantine.push(record, Some(device), Some(time), &reason);
                 }
             }
-            self.reason(record, &reason);
+            if self.quarantine.len() > before {
+                self.reason(record, &reason);
+            }
         }
     }
 
