@@ -47,9 +47,10 @@ struct Settling<'a> {
 }
 
 impl Settling<'_> {
-    /// A report has two conditions and at most three operations, and each job's progress is one more of both.
+    /// A report has two conditions and at most three operations (the third is within the room that is left), and each job's
+    /// progress is one more of both.
     fn is_full(&self) -> bool {
-        let used = self.write.when.len().max(self.write.then.len() + 1);
+        let used = self.write.when.len().max(self.write.then.len());
         used + self.progress.len() + 4 > MOST || self.bytes >= ENOUGH_TXN_BYTES
     }
 

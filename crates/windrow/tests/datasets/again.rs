@@ -32,9 +32,9 @@ async fn json(cluster: &Cluster, args: &[&str]) -> Value {
 
 /// Revision of the first hour, and readings that its result counts.
 async fn first_hour(cluster: &Cluster) -> (u64, u64) {
-    let windows = json(cluster, &["get", "windows", "--job", "hours", "--all"]).await;
+    let windows = json(cluster, &["get", "windows", "--job", "amend", "--all"]).await;
     let window = windows.as_array().unwrap().iter().find(|window| window["start"] == HOUR).unwrap();
-    let rows = json(cluster, &["cat", "hours", "--window", HOUR]).await;
+    let rows = json(cluster, &["cat", "amend", "--window", HOUR]).await;
     let n = rows.as_array().unwrap().iter().map(|row| row["n"].as_u64().unwrap()).sum();
     (window["revision"].as_u64().unwrap(), n)
 }
@@ -45,8 +45,8 @@ async fn late_readings_and_a_backfill_over_kafka_etcd_and_s3() {
     let topic = cluster.named("pumps");
     send(&cluster, &topic, "pumps.csv", &readings(0..120)).await;
     let example = cluster.example("amend", "pumps", &topic);
-    cluster.run(&["apply", "-f", cluster.write("hours.yaml", &example).to_str().unwrap()]).await;
-    cluster.run(&["wait", "hours", "--until", "2026-03-02T07:00:00Z", "--timeout", "100s"]).await;
+    cluster.run(&["apply", "-f", cluster.write("amend.yaml", &example).to_str().unwrap()]).await;
+    cluster.run(&["wait", "amend", "--until", "2026-03-02T07:00:00Z", "--timeout", "100s"]).await;
     assert_eq!(first_hour(&cluster).await, (0, 180));
     // Twice: the second finds what the first has made.
     for (name, minutes, expected) in [("late.csv", 10..20, (1, 210)), ("later.csv", 30..35, (2, 225))] {
@@ -61,18 +61,18 @@ async fn late_readings_and_a_backfill_over_kafka_etcd_and_s3() {
         .run(&[
             "apply",
             "-f",
-            cluster.write("hours.yaml", &example.replace("count(*)", "2 * count(*)")).to_str().unwrap(),
+            cluster.write("amend.yaml", &example.replace("count(*)", "2 * count(*)")).to_str().unwrap(),
         ])
         .await;
     let span = ["--from", HOUR, "--to", "2026-03-02T06:00:00Z"];
-    let dry = json(&cluster, &[&["backfill", "hours", "--dry-run"][..], &span].concat()).await;
+    let dry = json(&cluster, &[&["backfill", "amend", "--dry-run"][..], &span].concat()).await;
     assert!(dry["batchesTotal"].as_u64() >= Some(1), "{dry}");
-    let done = json(&cluster, &[&["backfill", "hours", "--wait"][..], &span].concat()).await;
+    let done = json(&cluster, &[&["backfill", "amend", "--wait"][..], &span].concat()).await;
     assert_eq!((&done["state"], &done["windowsPlanned"]), (&"done".into(), &1.into()), "{done}");
     assert_eq!(first_hour(&cluster).await, (3, 450));
-    let report = json(&cluster, &["verify", "hours"]).await;
+    let report = json(&cluster, &["verify", "amend"]).await;
     assert_eq!((&report["clean"], &report["ledger"]["kept"]), (&true.into(), &405.into()), "{report}");
     assert_eq!((&report["ledger"]["amended"], &report["logChecked"]), (&45.into(), &true.into()), "{report}");
-    let before = json(&cluster, &["cat", "hours", "--window", HOUR, "--revision", "0"]).await;
+    let before = json(&cluster, &["cat", "amend", "--window", HOUR, "--revision", "0"]).await;
     assert_eq!(before.as_array().unwrap().iter().map(|row| row["n"].as_u64().unwrap()).sum::<u64>(), 180);
 }
