@@ -41,7 +41,7 @@ async fn every_example_is_valid_and_named_as_its_file() {
         names.push(file.metadata.name.to_string());
     }
     names.sort();
-    assert_eq!(names, ["air-quality", "congestion", "detectors", "metro", "shifts", "trips"]);
+    assert_eq!(names, ["air-quality", "amend", "congestion", "detectors", "metro", "shifts", "trips"]);
 }
 
 #[tokio::test]

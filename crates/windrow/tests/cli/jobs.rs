@@ -108,9 +108,11 @@ fn watch_prints_the_job_at_once_and_again_when_it_changes() {
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
     let mut state =
         || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap()["status"]["state"].clone();
-    assert_eq!(state(), "running");
+    // Its topic is not there yet, which the leader notes a moment later.
+    let first = state();
+    assert!(first == "running" || first == "blocked", "{first}");
     dev.run(&["pause", "fleet"]).ok();
-    assert_eq!(state(), "paused");
+    while state() != "paused" {}
     dev.run(&["delete", "fleet"]).ok();
     while lines.next().is_some() {}
     assert!(watching.wait().unwrap().success(), "it ends with the job");
@@ -175,7 +177,7 @@ fn a_window_that_is_given_up_completes_and_says_why() {
     assert!(dev.run(&["get", "windows", "--job", "fleet"]).ok().contains("a poisoned hour"));
     let report = dev.run(&["verify", "fleet", "-o", "json"]).json();
     assert_eq!(report["clean"], true, "{report}");
-    assert!(report["notes"][0].as_str().unwrap().contains("skipped: a poisoned hour"), "{report}");
+    assert!(report["notes"][0].as_str().unwrap().contains("without a result: a poisoned hour"), "{report}");
     assert!(report["ledger"]["lostOffsets"].as_u64() >= Some(1), "{report}");
     assert!(dev.run(&["skip", "fleet", "20990101T000000Z", "--reason", "r"]).fails(1).contains("not in flight"));
 }
