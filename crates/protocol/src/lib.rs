@@ -13,8 +13,10 @@ pub mod ledger;
 pub mod marker;
 pub mod paths;
 pub mod plan;
+pub mod size;
 pub mod state;
 pub mod time;
+pub mod volume;
 pub mod window;
 
 pub use ids::{AttemptId, InvalidId, JobName, Offset, PartitionId, Revision, TopicId, TopicName, WorkerId};
