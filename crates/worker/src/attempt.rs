@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use windrow_ports::LogError;
+use windrow_ports::log::Bounds;
 use windrow_processing::ProcessingError;
 use windrow_processing::parquet::{WrittenFile, read};
 use windrow_protocol::commit::Verdict;
@@ -10,6 +11,7 @@ use windrow_protocol::marker::{Complete, FileEntry, Input, MARKER_VERSION, Marke
 use windrow_protocol::paths::{self, Dataset};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::state::{Assignment, Summary, Task};
+use windrow_protocol::volume::Seen;
 use windrow_protocol::{AttemptId, JobSpec, Ledger, OffsetRange, Plan};
 use windrow_storage::{Store, StoreError};
 
@@ -28,6 +30,9 @@ pub enum AttemptError {
     /// Can't work: the batch is parked at once.
     #[error("{0}")]
     Park(String),
+    /// A window of volume does not end in what the log holds.
+    #[error("the window does not end before offset {}: it has {} records so far", .0.through, .0.records)]
+    Short(Seen),
 }
 
 impl From<StoreError> for AttemptError {
@@ -128,17 +133,17 @@ impl Run<'_> {
             self.expect_same(found.plan.is_same_work(plan))?;
             // Somebody committed before: finish what they may have left.
             store.publish(&found).await?;
-            return Ok(summary(&found.files, &found.ledger, self.result()));
+            return Ok(summary(&found, self.result()));
         }
-        let Staged { files, ledger, quarantine_reasons } = match self.skip {
-            // Whoever gave it up knows that its readings are lost; the count is of offsets, since nothing is read.
-            Some(_) => Staged::nothing(Ledger { lost_offsets: plan.owned.len(), ..Ledger::default() }),
+        let Staged { files, ledger, quarantine_reasons, found } = match self.skip {
+            Some(_) => self.give_up(plan).await?,
             None => {
                 let staged = self.compute(plan).await;
                 self.clear_if_failed(&staged).await;
                 staged?
             }
         };
+        let plan = &found.map_or_else(|| plan.clone(), |found| plan.with_end(found));
         let marker = Marker {
             version: MARKER_VERSION,
             job: self.id.job.clone(),
@@ -154,13 +159,26 @@ impl Run<'_> {
         self.conclude(verdict).await;
         self.expect_same(stands.plan.is_same_work(plan))?;
         store.publish(&stands).await?;
-        Ok(summary(&stands.files, &stands.ledger, self.result()))
+        Ok(summary(&stands, self.result()))
     }
 
-    /// Runs the map and stages what it made.
-    async fn compute(&self, plan: &Plan) -> Result<Staged, AttemptError> {
-        let range = self.check_range(plan).await?;
-        let work = compute::Map {
+    /// What a batch comes to that somebody has given up. He knows that its readings are lost; the count is of offsets. Of a
+    /// window of volume the end must be found all the same: the next one begins there.
+    async fn give_up(&self, plan: &Plan) -> Result<Staged, AttemptError> {
+        let found = match plan.volume() {
+            Some(_) => {
+                let work = self.work(plan, self.check_range(plan).await?);
+                self.tools.place.run(work.find()).await?
+            }
+            None => None,
+        };
+        let given_up = OffsetRange::new(plan.owned.start, found.map_or(plan.owned.end, |found| found.through));
+        let ledger = Ledger { lost_offsets: given_up.len(), ..Ledger::default() };
+        Ok(Staged { files: Vec::new(), ledger, quarantine_reasons: Vec::new(), found })
+    }
+
+    fn work(&self, plan: &Plan, range: OffsetRange) -> compute::Map {
+        compute::Map {
             log: self.tools.log.clone(),
             engine: self.tools.engine.clone(),
             spec: self.spec.clone(),
@@ -168,10 +186,17 @@ impl Run<'_> {
             range,
             result: self.result(),
             folder: self.scratch.clone(),
-        };
-        let (staging, result, missing) = (self.staging(), self.result(), plan.read.len() - range.len());
+        }
+    }
+
+    /// Runs the map and stages what it made.
+    async fn compute(&self, plan: &Plan) -> Result<Staged, AttemptError> {
+        let range = self.check_range(plan).await?;
+        let work = self.work(plan, range);
+        let (staging, result) = (self.staging(), self.result());
+        let missing = range.start.0.abs_diff(plan.read.start.0);
         let staged = async move {
-            let Computed { outputs, mut ledger, quarantine_reasons } = work.run().await?;
+            let Computed { outputs, mut ledger, quarantine_reasons, found } = work.run().await?;
             ledger.lost_offsets = ledger.lost_offsets.max(missing);
             ledger.check().map_err(AttemptError::Park)?;
             let mut files = Vec::new();
@@ -180,7 +205,7 @@ impl Run<'_> {
                 let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
                 files.extend(staging.stage(dataset, written).await?);
             }
-            Ok(Staged { files, ledger, quarantine_reasons })
+            Ok(Staged { files, ledger, quarantine_reasons, found })
         };
         self.tools.place.run(staged).await
     }
@@ -200,17 +225,22 @@ impl Run<'_> {
             )));
         }
         let bounds = self.tools.log.bounds(&plan.topic, &[plan.partition]).await?;
-        let log_start = match bounds.into_iter().next() {
-            Some(bounds) => bounds?.log_start,
+        let Bounds { log_start, high_watermark } = match bounds.into_iter().next() {
+            Some(bounds) => bounds?,
             None => {
                 return Err(AttemptError::Retry(format!("no bounds of {} partition {}", plan.topic, plan.partition)));
             }
         };
+        let end = match plan.volume() {
+            // It may lie anywhere in what the log holds; a broker that lags has less of it than was there already.
+            Some(cut) => cut.sealed_at.unwrap_or(high_watermark.max(plan.read.start)),
+            None => plan.read.end,
+        };
         if log_start > plan.read.start {
-            let lost = OffsetRange::new(plan.read.start, log_start.min(plan.read.end));
+            let lost = OffsetRange::new(plan.read.start, log_start.min(end));
             tracing::error!(batch = %self.id, %lost, "data loss: the log dropped planned offsets before they were read");
         }
-        Ok(OffsetRange::new(log_start.max(plan.read.start), plan.read.end))
+        Ok(OffsetRange::new(log_start.max(plan.read.start), end))
     }
 
     fn staging(&self) -> Staging {
@@ -227,7 +257,8 @@ impl Run<'_> {
 
     /// Clears up after work that failed. Not after a commit that failed: its marker may stand and name the files.
     async fn clear_if_failed<T>(&self, staged: &Result<T, AttemptError>) {
-        if staged.is_err() {
+        // Of a window that is not full nothing was staged.
+        if staged.as_ref().is_err_and(|error| !matches!(error, AttemptError::Short(_))) {
             self.clear().await;
         }
     }
@@ -307,12 +338,8 @@ struct Staged {
     files: Vec<FileEntry>,
     ledger: Ledger,
     quarantine_reasons: Vec<String>,
-}
-
-impl Staged {
-    fn nothing(ledger: Ledger) -> Self {
-        Self { files: Vec::new(), ledger, quarantine_reasons: Vec::new() }
-    }
+    /// Of a window of volume: where it ends.
+    found: Option<Seen>,
 }
 
 /// Brings an attempt's files to the store. Blocks on disk.
@@ -356,12 +383,14 @@ fn check_rows(path: &Path, part: &FileEntry) -> Result<(), AttemptError> {
     read(path).map(drop).map_err(|error| AttemptError::Park(format!("{}: {error}", part.path)))
 }
 
-fn summary(files: &[FileEntry], ledger: &Ledger, result: Dataset) -> Summary {
-    let folder = format!("/{}/", result.folder());
+fn summary(marker: &Marker, result: Dataset) -> Summary {
+    let (folder, files) = (format!("/{}/", result.folder()), &marker.files);
     let rows = files.iter().filter(|file| file.path.contains(&folder)).map(|file| file.rows).sum();
-    Summary { rows, bytes: files.iter().map(|file| file.bytes).sum(), ledger: *ledger }
+    let bytes = files.iter().map(|file| file.bytes).sum();
+    Summary { rows, bytes, ledger: marker.ledger, found: marker.plan.volume().and_then(|cut| cut.found) }
 }
 
 fn complete_summary(complete: &Complete) -> Summary {
-    Summary { rows: complete.rows, bytes: complete.files.iter().map(|file| file.bytes).sum(), ledger: complete.ledger }
+    let bytes = complete.files.iter().map(|file| file.bytes).sum();
+    Summary { rows: complete.rows, bytes, ledger: complete.ledger, found: None }
 }
