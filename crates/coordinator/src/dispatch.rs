@@ -11,6 +11,9 @@ use crate::planner::Write;
 use crate::view::{Versioned, View, encode};
 use crate::{outcomes, scheduler};
 
+mod volume;
+use volume::Ended;
+
 /// Conditions and operations of one write, leaving room for the leader's own condition.
 const MOST: usize = MAX_TXN_OPS - 8;
 
@@ -39,7 +42,7 @@ struct Settling<'a> {
 }
 
 impl Settling<'_> {
-    /// Every condition comes with one operation, and each job's progress is one more of both.
+    /// Every condition comes with one operation, a report has up to four, and each job's progress is one more of both.
     fn is_full(&self) -> bool {
         self.write.when.len() + self.progress.len() + 4 > MOST || self.bytes >= ENOUGH_TXN_BYTES
     }
@@ -70,6 +73,19 @@ impl Settling<'_> {
             }
             _ => self.put(key, &after),
         }
+        self.end_volume(&after);
+    }
+
+    /// Where a window of volume ends is known once it is committed: there the partition's next one begins, and its own last
+    /// step can be planned. In the write that commits it, so that no window is ever without one or has two.
+    fn end_volume(&mut self, batch: &BatchRecord) {
+        let Some(Ended { partition, cursor, revision, last_step }) = volume::ended(self.view, batch) else { return };
+        let (cursor_key, id) = (keys::cursor(&batch.id.job, partition), &last_step.id);
+        self.write.when.push(Compare::Modified(cursor_key.clone(), revision));
+        self.write.then.push(Op::put(cursor_key, encode(&cursor)));
+        let key = keys::batch(&id.job, id.window, id.part);
+        self.write.when.push(Compare::Absent(key.clone()));
+        self.put(key, &last_step);
     }
 
     /// Batches that are said to be with a worker, but whose assignment went with the worker's lease.
@@ -157,6 +173,7 @@ fn runnable<'v>(
             .iter()
             .filter(|(window, part)| *part != windrow_protocol::plan::Part::Finish || !queue.open.contains_key(window));
         let found = ready.filter_map(|at| batches.get(at));
+        let found = found.filter(|batch| !batch.value.waits_for_readings());
         found.filter(move |batch| batch.value.not_before.is_none_or(|not_before| not_before <= now))
     })
 }

@@ -14,7 +14,7 @@ use windrow_protocol::window::Calendar;
 use windrow_protocol::{JobName, TopicName, WindowId};
 
 use crate::api::refusals;
-use crate::planner::{Cursors, Planner, Silence, Step, Write};
+use crate::planner::{Cursors, OpenBatches, Planner, Silence, Step, Write, open_batches};
 use crate::view::{Versioned, View};
 use crate::{Parts, TickError, finishing};
 
@@ -54,6 +54,8 @@ pub struct Looks {
     /// `None` while a look runs.
     watched: BTreeMap<JobName, Option<Watched>>,
     due: BTreeMap<JobName, Duration>,
+    /// The newest cursor of each job with windows of volume when it was last looked at.
+    cursors: BTreeMap<JobName, i64>,
 }
 
 impl Looks {
@@ -62,12 +64,13 @@ impl Looks {
         let is_kept = |name: &JobName| view.jobs.contains_key(name);
         self.due.retain(|name, _| is_kept(name));
         self.watched.retain(|name, watched| is_kept(name) || watched.is_none());
+        self.cursors.retain(|name, _| is_kept(name));
         let now = parts.clock.elapsed();
         for (name, job) in &view.jobs {
             if self.running.len() >= MOST {
                 return;
             }
-            let is_due = self.due.get(name).is_none_or(|due| *due <= now);
+            let is_due = self.due.get(name).is_none_or(|due| *due <= now) || self.has_moved(view, job);
             if !is_due || job.value.paused.is_some() || job.value.deleting {
                 continue;
             }
@@ -75,17 +78,29 @@ impl Looks {
             else {
                 continue;
             };
+            if job.value.spec.window.volume().is_some() {
+                self.cursors.insert(name.clone(), newest_cursor(view, name));
+            }
             let look = Look {
                 parts: parts.clone(),
                 job: job.clone(),
                 cursors: view.cursors.get(name).cloned().unwrap_or_default(),
                 progress: view.progress.get(name).map(|progress| progress.value.clone()),
                 pinned: finishing::pinned(view, &job.value),
+                open: open_batches(view, name),
                 in_flight: view.batches.get(name).map_or(0, BTreeMap::len),
                 max_in_flight,
             };
             self.running.push(Box::pin(look.run(watched)));
         }
+    }
+
+    /// Whether a window of volume was committed since the last look: the next one begins where it ends, so a backlog would
+    /// wait a tick for each of them.
+    fn has_moved(&self, view: &View, job: &Versioned<JobRecord>) -> bool {
+        let name = &job.value.name;
+        job.value.spec.window.volume().is_some()
+            && self.cursors.get(name).is_some_and(|seen| *seen < newest_cursor(view, name))
     }
 
     /// When the next job is due by the clock; `idle` if none is.
@@ -111,6 +126,11 @@ impl Looks {
     }
 }
 
+/// The revision of a job's newest cursor.
+fn newest_cursor(view: &View, job: &JobName) -> i64 {
+    view.cursors.get(job).into_iter().flatten().map(|(_, cursor)| cursor.revision).max().unwrap_or(0)
+}
+
 /// One look at one job.
 struct Look {
     parts: Parts,
@@ -118,6 +138,7 @@ struct Look {
     cursors: Cursors,
     progress: Option<Progress>,
     pinned: BTreeMap<WindowId, (String, u64)>,
+    open: OpenBatches,
     in_flight: usize,
     max_in_flight: usize,
 }
@@ -151,6 +172,7 @@ impl Look {
             cursors: self.cursors,
             progress: self.progress,
             pinned: self.pinned,
+            open: self.open,
             in_flight: self.in_flight,
             max_in_flight: self.max_in_flight,
         };
