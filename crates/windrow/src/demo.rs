@@ -19,7 +19,7 @@ use windrow_protocol::{JobFile, Timestamp, WindowSpec};
 use crate::cluster::Cluster;
 use crate::output::command;
 use crate::progress::Progress;
-use crate::verify::Ends;
+use crate::verify::{Ends, Told};
 use crate::{job_file, verify};
 
 const JOB: &str = include_str!("../../../deploy/examples/congestion.yaml");
@@ -55,7 +55,8 @@ pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
     send(&cluster, &file, &readings).await?;
     wait(&cluster, &file, Timestamp::from_micros(last)).await?;
     let rows = print(&cluster, &file).await?;
-    let report = verify::verify(&cluster.store, &Ends::Log(cluster.log.clone()), &file.metadata.name, None).await?;
+    let report =
+        verify::verify(&cluster.store, &Ends::Log(cluster.log.clone()), &file.metadata.name, Told::default()).await?;
     cluster.stop().await?;
     eprintln!("\n{rows} rows of the last day above");
     tell_what_is_where(&folder, &file);

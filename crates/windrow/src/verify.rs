@@ -9,11 +9,11 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 use tonic::Code;
 use windrow_ports::Log;
-use windrow_protocol::marker::{Committed, Complete, Marker};
+use windrow_protocol::marker::{Committed, Complete, FileEntry, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
 use windrow_protocol::{
-    JobName, Ledger, Offset, OffsetRange, PartitionId, Timestamp, TopicName, WindowId, audit, paths,
+    JobName, Ledger, Offset, OffsetRange, PartitionId, Timestamp, TopicName, Window, WindowId, audit, paths,
 };
 use windrow_storage::Store;
 use windrow_wire::convert;
@@ -67,8 +67,8 @@ impl Ends {
 
 /// `windrow verify`.
 pub async fn run(args: Args) -> Result<()> {
-    let Parts { store, ends, known, through } = parts(&args).await?;
-    let report = verify(&store, &ends, &args.job, through).await?;
+    let Parts { store, ends, known, told } = parts(&args).await?;
+    let report = verify(&store, &ends, &args.job, told).await?;
     ensure!(known || report.markers > 0, "job {} does not exist, and {} has no markers of it", args.job, store.url());
     if report.markers == 0 {
         eprintln!("job {} has committed nothing yet", args.job);
@@ -90,18 +90,27 @@ struct Parts {
     ends: Ends,
     /// Whether the job is known to exist.
     known: bool,
-    /// Up to where the job says that its windows are complete.
-    through: Option<Timestamp>,
+    told: Told,
+}
+
+/// What a job says of itself; asked before the markers are looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told {
+    /// All windows that end by then are complete.
+    pub through: Option<Timestamp>,
+    /// So many windows are complete.
+    pub windows: u64,
 }
 
 async fn parts(args: &Args) -> Result<Parts> {
     if let Some(folder) = &args.data_dir {
         let (store, database) = (place::store_in(folder)?, place::database_in(folder)?);
         let known = place::knows(&database, &args.job).await?;
-        return Ok(Parts { store, ends: Ends::Log(database.log()), known, through: None });
+        return Ok(Parts { store, ends: Ends::Log(database.log()), known, told: Told::default() });
     }
     if let Some(log) = args.kafka.reach("windrow-verify").await? {
-        return Ok(Parts { store: args.store.open(None).await?, ends: Ends::Log(log), known: false, through: None });
+        let (store, told) = (args.store.open(None).await?, Told::default());
+        return Ok(Parts { store, ends: Ends::Log(log), known: false, told });
     }
     let client = args.store.server.connect().await?;
     let store = args.store.open(Some(&client)).await?;
@@ -113,13 +122,14 @@ async fn parts(args: &Args) -> Result<Parts> {
                 Some((PartitionId(number?), OffsetRange::new(start, end)))
             };
             let ends = Ends::Told(partitions.into_iter().filter_map(end).collect());
-            let status = client.job(args.job.as_str()).await.map_err(said)?.status;
-            let through = status.and_then(|status| status.complete_through).map(|time| convert::time(&time));
-            Ok(Parts { store, ends, known: true, through })
+            let status = client.job(args.job.as_str()).await.map_err(said)?.status.unwrap_or_default();
+            let through = status.complete_through.map(|time| convert::time(&time));
+            let told = Told { through, windows: status.windows_complete };
+            Ok(Parts { store, ends, known: true, told })
         }
         Err(status) if status.code() == Code::NotFound => {
             let why = "the coordinator does not know the job (any more), so it can't say; give --kafka";
-            Ok(Parts { store, ends: Ends::Unknown(why.to_owned()), known: false, through: None })
+            Ok(Parts { store, ends: Ends::Unknown(why.to_owned()), known: false, told: Told::default() })
         }
         Err(status) => Err(said(status)),
     }
@@ -157,9 +167,7 @@ fn contiguous(complete: &[Complete]) -> Timestamp {
 }
 
 /// Verifies all that a job has committed.
-///
-/// `through`: the job has said that all windows which end by then are complete; asked before the markers are looked at.
-pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<Timestamp>) -> Result<Report> {
+pub async fn verify(store: &Store, ends: &Ends, job: &JobName, told: Told) -> Result<Report> {
     let mut report = Report::default();
     // Before the markers: whatever is published by now has a marker by then, also while the job runs.
     let published = published(store, job).await?;
@@ -188,8 +196,8 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<T
     complete.sort_by_key(|marker| marker.plan.window.start);
     let mut by_window: BTreeMap<WindowId, Vec<&Marker>> = BTreeMap::new();
     batches.values().flatten().for_each(|marker| by_window.entry(marker.plan.window.id()).or_default().push(marker));
-    report.chain(&complete, through);
-    report.settled = through.unwrap_or_else(|| contiguous(&complete));
+    report.chain(&complete, told.through);
+    report.settled = told.through.unwrap_or_else(|| contiguous(&complete));
     for marker in &complete {
         report.windows += marker.plan.windows;
         let window = marker.plan.window.id();
@@ -197,20 +205,30 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, through: Option<T
         report.findings.extend(found.into_iter().map(|what| format!("window {window}: {what}")));
         let skipped = marker.skipped.iter().map(|reason| format!("window {window}: its reduce was skipped: {reason}"));
         report.notes.extend(skipped);
-        report.files(store, marker, marker.plan.until).await?;
+        report.files(store, marker, marker.plan.window, marker.plan.until).await?;
         progress.inc(1);
     }
     drop(by_window);
+    if report.windows < told.windows {
+        let (missing, told) = (told.windows - report.windows, told.windows);
+        let markers = output::count(missing, "window");
+        report.findings.push(format!("{told} windows are complete, but {markers} of them have no _complete marker"));
+    }
     for (partition, mut markers) in batches {
         markers.sort_by_key(|marker| marker.plan.owned.end);
         report.partition(ends, partition, &markers).await?;
         for marker in &markers {
-            report.files(store, marker, marker.plan.window.end).await?;
+            report.files(store, marker, marker.plan.window, marker.plan.window.end).await?;
             progress.inc(1);
         }
     }
     report.strays(published);
     Ok(report)
+}
+
+/// Whether a file is about to be published: it is still where its attempt wrote it.
+async fn is_being_published(store: &Store, file: &FileEntry) -> Result<bool> {
+    Ok(store.size(&file.path).await?.is_none() && store.size(&file.staged).await?.is_some())
 }
 
 /// All files where readers look.
@@ -232,7 +250,9 @@ impl Report {
     async fn partition(&mut self, ends: &Ends, partition: PartitionId, markers: &[Marker]) -> Result<()> {
         for pair in markers.windows(2) {
             let (before, after) = (&pair[0].plan, &pair[1].plan);
-            let may_come = before.owned.end < after.owned.start && after.window.end > self.settled;
+            // A window of volume begins where the one before was found to end, so that one is in.
+            let in_order = after.window.volume.is_some();
+            let may_come = !in_order && before.owned.end < after.owned.start && after.window.end > self.settled;
             if before.owned.end != after.owned.start && !may_come {
                 let what = if before.owned.end < after.owned.start { "nobody owns" } else { "two batches own" };
                 self.findings.push(format!(
@@ -302,12 +322,16 @@ impl Report {
         }
     }
 
-    async fn files(&mut self, store: &Store, marker: &impl Committed, end: Timestamp) -> Result<()> {
+    async fn files(&mut self, store: &Store, marker: &impl Committed, window: Window, end: Timestamp) -> Result<()> {
         for file in marker.files() {
             self.files += 1;
             self.named.insert(file.path.clone());
+            let is_settled = match window.volume {
+                Some(_) => !is_being_published(store, file).await?,
+                None => end <= self.settled,
+            };
             match store.size(&file.path).await? {
-                None if end > self.settled => {}
+                None if !is_settled => {}
                 None => self.findings.push(format!("{} is missing", file.path)),
                 Some(_) if store.sha256(&file.path).await? != file.sha256 => {
                     self.findings.push(format!("{} is not what was committed: its checksum differs", file.path));

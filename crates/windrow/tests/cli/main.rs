@@ -5,6 +5,7 @@ mod files;
 mod jobs;
 mod outcome;
 mod topics;
+mod volume;
 
 /// An hourly job over readings with one value.
 pub const JOB: &str = "apiVersion: windrow/v1
