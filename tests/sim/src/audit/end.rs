@@ -13,7 +13,7 @@ use windrow_protocol::paths::{self, Dataset};
 use windrow_protocol::{JobName, JobSpec, PartitionId, TopicId};
 
 use super::oracle::{Key, each_once, expected};
-use super::{Audit, Checked, Seen, must};
+use super::{Audit, Checked, Seen, must, volume};
 use crate::locked;
 use crate::workload::Sent;
 
@@ -86,11 +86,18 @@ impl Audit {
         let topic_id = markers.first().map_or(&end.topic_id, |marker| &marker.plan.topic_id);
         let judged = self.log.history(topic_id, partition, |history| {
             let held = history.records.len() as i64;
-            must!(end.is_cut_short || at.0 == held, "{job}/{partition} ends at {at}, the log at {held}");
+            match spec.window.volume() {
+                Some(until) if !end.is_cut_short => {
+                    volume::rest_is_open(&format!("{job}/{partition}"), history, end.sent, &until, at)?;
+                }
+                Some(_) => {}
+                None => must!(end.is_cut_short || at.0 == held, "{job}/{partition} ends at {at}, the log at {held}"),
+            }
             if !end.is_cut_short {
                 each_once(markers, history, end.sent)?;
             }
             for marker in markers {
+                volume::ends_rightly(marker, history, end.sent)?;
                 let expected = expected(marker, history, end.sent, spec.late)?;
                 let name = format!("{job}/{}/{partition}", marker.plan.window.id());
                 let ledger = (marker.ledger, expected.ledger);
@@ -114,9 +121,10 @@ fn windows(seen: &Seen, job: &JobName, spec: &JobSpec, end: &End<'_>) -> Checked
     let mut completes: Vec<_> = seen.files.completes.values().filter(|complete| complete.job == *job).collect();
     completes.sort_by_key(|complete| complete.plan.window.start);
     let Some(progress) = seen.progress.get(job) else { return Ok(()) };
-    let mut at = progress.origin;
+    let (mut at, of_volume) = (progress.origin, spec.window.volume().is_some());
     for complete in &completes {
-        must!(end.is_cut_short || complete.plan.window.start == at, "{job}: no window from {at} on is complete");
+        let in_order = of_volume || end.is_cut_short || complete.plan.window.start == at;
+        must!(in_order, "{job}: no window from {at} on is complete");
         at = complete.plan.until;
         if spec.reduce.is_none() {
             continue;
@@ -129,7 +137,8 @@ fn windows(seen: &Seen, job: &JobName, spec: &JobSpec, end: &End<'_>) -> Checked
         same(&format!("{job}/{} reduced", complete.plan.window.id()), reduced, parts)?;
     }
     if !end.is_cut_short {
-        must!(at == progress.finish_planned_through, "{job}: windows are complete up to {at}, of {progress:?}");
+        let through = of_volume || at == progress.finish_planned_through;
+        must!(through, "{job}: windows are complete up to {at}, of {progress:?}");
         let n: u64 = completes.iter().map(|complete| complete.plan.windows).sum();
         must!(n == progress.windows_complete, "{job}: {n} windows are complete, of {progress:?}");
     }
