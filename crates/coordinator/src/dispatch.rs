@@ -11,7 +11,7 @@ use crate::planner::Write;
 use crate::view::{Versioned, View, encode};
 use crate::{outcomes, scheduler};
 
-mod volume;
+pub(crate) mod volume;
 use volume::Ended;
 
 /// Conditions and operations of one write, leaving room for the leader's own condition.

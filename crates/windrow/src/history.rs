@@ -92,6 +92,9 @@ pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: 
     }
     // Windows of time are in this order already.
     found.sort_by_key(|past| past.complete.plan.until);
+    // Names of windows of volume do not tell which of them are of the asked time.
+    let of_volume = found.iter().any(|past| past.complete.plan.window.volume.is_some());
+    let total = if of_volume && (filter.from, filter.until) != (None, None) { found.len() } else { total };
     let skipped = filter.limit.map_or(0, |limit| found.len().saturating_sub(limit));
     found.drain(..skipped);
     Ok((found, total))

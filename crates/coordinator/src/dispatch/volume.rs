@@ -55,4 +55,4 @@ fn last_step(batch: &BatchRecord, read: &Plan) -> BatchRecord {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -156,6 +156,10 @@ fn skipped(past: &Past) -> String {
     partitions.chain(last).collect::<Vec<_>>().join("; ")
 }
 
+fn volume(volume: &v1::Volume) -> Value {
+    json!({"amount": volume.amount, "wanted": volume.wanted, "unit": volume.unit})
+}
+
 fn flying(window: &InFlight) -> Row {
     let ledger = |counts: &v1::LedgerCounts| Ledger {
         records: counts.records,
@@ -174,7 +178,7 @@ fn flying(window: &InFlight) -> Row {
         json!({"partition": batch.partition, "step": if batch.partition.is_some() { "map" } else { "finish" },
             "state": batch.state, "offsets": batch.offsets.map(|(start, end)| json!({"start": start, "end": end})),
             "rows": batch.rows, "ledger": batch.ledger.as_ref().map(ledger), "worker": text(&batch.worker),
-            "failures": batch.failures, "lastError": text(&batch.last_error)})
+            "failures": batch.failures, "lastError": text(&batch.last_error), "volume": batch.volume.as_ref().map(volume)})
     };
     let done = window.batches.iter().filter(|batch| batch.state == "committed").count();
     let volume = window.batches.iter().find_map(|batch| batch.volume.as_ref().filter(|_| batch.state != "committed"));

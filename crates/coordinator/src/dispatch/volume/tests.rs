@@ -15,14 +15,15 @@ fn spec() -> JobSpec {
     serde_json::from_str(text).unwrap()
 }
 
-fn open_window(start: i64, waiting: Option<Waiting>) -> BatchRecord {
+/// The batch of a window of 100 readings.
+pub(crate) fn open_window(partition: PartitionId, start: i64, waiting: Option<Waiting>) -> BatchRecord {
     let range = OffsetRange::new(Offset(start), Offset(start));
     let until = Until { amount: Amount::Readings(100), within: None };
     let plan = Plan {
         topic: TopicName::new("t").unwrap(),
         topic_id: TopicId::new("i").unwrap(),
-        partition: P0,
-        window: Window::of_volume(P0, Offset(start)),
+        partition,
+        window: Window::of_volume(partition, Offset(start)),
         read: range,
         owned: range,
         lost: None,
@@ -31,7 +32,7 @@ fn open_window(start: i64, waiting: Option<Waiting>) -> BatchRecord {
         spec_hash: spec().hash(),
         generation: 3,
     };
-    let part = Part::Partition(P0);
+    let part = Part::Partition(partition);
     let id = BatchId { job: job(), window: plan.window.id(), part, revision: Revision(0) };
     BatchRecord { waiting, ..BatchRecord::new(id, Task::Map(plan)) }
 }
@@ -45,7 +46,7 @@ fn begun(waiting: Option<Waiting>) -> Store {
     store.set(keys::progress(&job()), &Progress { origin: none, finish_planned_through: none, windows_complete: 4 });
     let cursor = Cursor::of_volume(TopicId::new("i").unwrap(), Offset(7));
     store.set(keys::cursor(&job(), P0), &cursor);
-    let batch = open_window(7, waiting);
+    let batch = open_window(P0, 7, waiting);
     store.set(keys::batch(&job(), batch.id.window, batch.id.part), &batch);
     let id = WorkerId::new("w").unwrap();
     let worker = WorkerRecord { id: id.clone(), slots: 2, version: String::new(), lease: 1, draining: false };
@@ -109,7 +110,7 @@ fn a_batch_that_waits_for_readings_is_not_handed_out_until_the_planner_frees_it(
     let mut store = begun(Some(waits));
     store.dispatch();
     assert_eq!(batch(&store, Part::Partition(P0)).unwrap().state, BatchState::Pending);
-    let freed = open_window(7, Some(Waiting { until: None, ..waits }));
+    let freed = open_window(P0, 7, Some(Waiting { until: None, ..waits }));
     store.set(keys::batch(&job(), freed.id.window, freed.id.part), &freed);
     store.dispatch();
     assert!(matches!(batch(&store, Part::Partition(P0)).unwrap().state, BatchState::Assigned { .. }));
@@ -118,11 +119,11 @@ fn a_batch_that_waits_for_readings_is_not_handed_out_until_the_planner_frees_it(
 #[test]
 fn what_a_worker_reports_of_a_window_that_the_cursor_has_left_moves_nothing() {
     let store = begun(None);
-    let mut late = open_window(7, None);
+    let mut late = open_window(P0, 7, None);
     late.state = BatchState::Committed(Summary { found: Some(seen(12, 5, 104)), ..Summary::default() });
     assert!(ended(&store.view, &late).is_some());
-    let mut elsewhere = open_window(3, None);
+    let mut elsewhere = open_window(P0, 3, None);
     elsewhere.state = late.state.clone();
     assert!(ended(&store.view, &elsewhere).is_none());
-    assert!(ended(&store.view, &open_window(7, None)).is_none(), "not committed");
+    assert!(ended(&store.view, &open_window(P0, 7, None)).is_none(), "not committed");
 }
