@@ -39,7 +39,7 @@ fn plan() -> Plan {
         topic: TopicName::new("t").expect("a name"),
         topic_id: TopicId::new("i").expect("an id"),
         partition: PartitionId(0),
-        window: Window { start: Timestamp::from_millis(0), end: Timestamp::from_millis(3_600_000) },
+        window: Window::new(Timestamp::from_millis(0), Timestamp::from_millis(3_600_000)),
         read: OffsetRange::new(Offset(0), Offset(10)),
         owned: OffsetRange::new(Offset(0), Offset(10)),
         lost: None,

@@ -16,6 +16,9 @@ use crate::scheduler::Waiting;
 use crate::view::{Versioned, View, encode};
 use crate::{outcomes, scheduler};
 
+pub(crate) mod volume;
+use volume::Ended;
+
 /// Conditions and operations of one write, leaving room for the leader's own condition.
 const MOST: usize = MAX_TXN_OPS - 8;
 
@@ -47,8 +50,8 @@ struct Settling<'a> {
 }
 
 impl Settling<'_> {
-    /// A report has two conditions and at most three operations (the third is within the room that is left), and each job's
-    /// progress is one more of both.
+    /// A report has up to four conditions and as many operations, and each job's progress is one more of both; what does not
+    /// fit what is left is within the room that `MOST` keeps.
     fn is_full(&self) -> bool {
         let used = self.write.when.len().max(self.write.then.len());
         used + self.progress.len() + 4 > MOST || self.bytes >= ENOUGH_TXN_BYTES
@@ -85,6 +88,19 @@ impl Settling<'_> {
             }
             _ => self.put(key, &after),
         }
+        self.end_volume(&after);
+    }
+
+    /// Where a window of volume ends is known once it is committed: there the partition's next one begins, and its own last
+    /// step can be planned. In the write that commits it, so that no window is ever without one or has two.
+    fn end_volume(&mut self, batch: &BatchRecord) {
+        let Some(Ended { partition, cursor, revision, last_step }) = volume::ended(self.view, batch) else { return };
+        let (cursor_key, id) = (keys::cursor(&batch.id.job, partition), &last_step.id);
+        self.write.when.push(Compare::Modified(cursor_key.clone(), revision));
+        self.write.then.push(Op::put(cursor_key, encode(&cursor)));
+        let key = keys::batch(&id.job, id.window, id.part);
+        self.write.when.push(Compare::Absent(key.clone()));
+        self.put(key, &last_step);
     }
 
     /// The wish that amends what a window's batches have met late. It is written with what takes their reports away, so
@@ -214,6 +230,7 @@ fn runnable<'v>(
             queue.pending.iter().filter(|(window, part)| *part != Part::Finish || !queue.open.contains_key(window));
         let found = ready.filter_map(|at| batches.get(at));
         let found = found.filter(move |batch| (batch.value.id.revision != Revision::default()) == again);
+        let found = found.filter(|batch| !batch.value.waits_for_readings());
         found.filter(move |batch| batch.value.not_before.is_none_or(|not_before| not_before <= now))
     })
 }

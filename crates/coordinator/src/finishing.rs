@@ -29,6 +29,10 @@ pub fn pinned(view: &View, job: &JobRecord) -> BTreeMap<WindowId, (String, u64)>
 /// The write that plans a job's next last steps, or its first progress; empty when there is nothing to plan.
 pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo) -> Write {
     let mut write = Write::default();
+    // A window of volume has its last step planned with the commit of its only batch.
+    if job.spec.window.volume().is_some() {
+        return write;
+    }
     let Some(cursors) = view.cursors.get(&job.name).filter(|cursors| cursors.len() as i32 == topic.partitions) else {
         return write;
     };
@@ -37,7 +41,7 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
     let batches = view.batches.get(&job.name).unwrap_or(&none);
     let progress_key = keys::progress(&job.name);
     let Some(progress) = view.progress.get(&job.name) else {
-        let first_batch = batches.keys().map(|(window, _)| window.0).min();
+        let first_batch = batches.keys().filter_map(|(window, _)| window.time()).min();
         let origin = first_batch.map_or(through, |first| first.min(through));
         let progress = Progress { origin, finish_planned_through: origin, windows_complete: 0 };
         write.when.push(Compare::Absent(progress_key.clone()));
@@ -108,15 +112,17 @@ pub struct Sealed<'a> {
 pub fn plan(sealed: &Sealed<'_>) -> (Vec<FinishPlan>, Timestamp) {
     let mut plans = Vec::new();
     let mut at = sealed.from;
-    let within = sealed.batches.range(WindowId(sealed.from)..WindowId(sealed.through.max(sealed.from)));
+    let until = WindowId::Time(sealed.through.max(sealed.from));
+    let within = sealed.batches.range(WindowId::Time(sealed.from)..until);
     for (window, with_batch) in within {
         if plans.len() >= MOST {
             return (plans, at);
         }
-        if at < window.0 {
-            plans.push(empty_run(sealed, at, window.0));
+        let Some(start) = window.time() else { continue };
+        if at < start {
+            plans.push(empty_run(sealed, at, start));
         }
-        let window = sealed.calendar.window_from(window.0);
+        let window = sealed.calendar.window_from(start);
         plans.push(last_step(sealed, window, window.end, 1, with_batch));
         at = window.end;
     }

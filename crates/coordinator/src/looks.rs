@@ -14,7 +14,7 @@ use windrow_protocol::window::Calendar;
 use windrow_protocol::{JobName, Revision, TopicName, WindowId};
 
 use crate::api::{RETENTION_TOO_SHORT, refusals};
-use crate::planner::{Cursors, Planner, Silence, Step, Write};
+use crate::planner::{Cursors, OpenBatches, Planner, Silence, Step, Write, open_batches};
 use crate::revising::{Revising, Wishes};
 use crate::view::{Versioned, View};
 use crate::{Parts, TickError, finishing};
@@ -55,6 +55,8 @@ pub struct Looks {
     /// `None` while a look runs.
     watched: BTreeMap<JobName, Option<Watched>>,
     due: BTreeMap<JobName, Duration>,
+    /// The newest cursor of each job with windows of volume when it was last looked at.
+    cursors: BTreeMap<JobName, i64>,
 }
 
 impl Looks {
@@ -63,18 +65,23 @@ impl Looks {
         let is_kept = |name: &JobName| view.jobs.contains_key(name);
         self.due.retain(|name, _| is_kept(name));
         self.watched.retain(|name, watched| is_kept(name) || watched.is_none());
+        self.cursors.retain(|name, _| is_kept(name));
         let now = parts.clock.elapsed();
         for (name, job) in view.running() {
             if self.running.len() >= MOST {
                 return;
             }
-            if self.due.get(name).is_some_and(|due| *due > now) {
+            let is_due = self.due.get(name).is_none_or(|due| *due <= now) || self.has_moved(view, job);
+            if !is_due {
                 continue;
             }
             let Some(watched) = self.watched.entry(name.clone()).or_insert_with(|| Some(Watched::default())).take()
             else {
                 continue;
             };
+            if job.value.spec.window.volume().is_some() {
+                self.cursors.insert(name.clone(), newest_cursor(view, name));
+            }
             let look = Look {
                 parts: parts.clone(),
                 job: job.clone(),
@@ -82,11 +89,20 @@ impl Looks {
                 progress: view.progress.get(name).cloned(),
                 pinned: finishing::pinned(view, &job.value),
                 wishes: Wishes::of(view, name),
+                open: open_batches(view, name),
                 in_flight: first_results(view, name),
                 max_in_flight,
             };
             self.running.push(Box::pin(look.run(watched)));
         }
+    }
+
+    /// Whether a window of volume was committed since the last look: the next one begins where it ends, so a backlog would
+    /// wait a tick for each of them.
+    fn has_moved(&self, view: &View, job: &Versioned<JobRecord>) -> bool {
+        let name = &job.value.name;
+        job.value.spec.window.volume().is_some()
+            && self.cursors.get(name).is_some_and(|seen| *seen < newest_cursor(view, name))
     }
 
     /// When the next job is due by the clock; `idle` if none is.
@@ -118,6 +134,11 @@ fn first_results(view: &View, job: &JobName) -> usize {
     batches.filter(|(_, batch)| batch.value.id.revision == Revision::default()).count()
 }
 
+/// The revision of a job's newest cursor.
+fn newest_cursor(view: &View, job: &JobName) -> i64 {
+    view.cursors.get(job).into_iter().flatten().map(|(_, cursor)| cursor.revision).max().unwrap_or(0)
+}
+
 /// One look at one job.
 struct Look {
     parts: Parts,
@@ -126,6 +147,7 @@ struct Look {
     progress: Option<Versioned<Progress>>,
     pinned: BTreeMap<WindowId, (String, u64)>,
     wishes: Wishes,
+    open: OpenBatches,
     in_flight: usize,
     max_in_flight: usize,
 }
@@ -162,6 +184,7 @@ impl Look {
             cursors: self.cursors,
             progress: self.progress,
             pinned: self.pinned,
+            open: self.open,
             in_flight: self.in_flight,
             max_in_flight: self.max_in_flight,
         };

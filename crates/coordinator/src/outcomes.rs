@@ -1,9 +1,9 @@
 //! What becomes of a batch when a worker is done with it, or is gone. Pure.
 
-use windrow_protocol::Timestamp;
-use windrow_protocol::WorkerId;
 use windrow_protocol::duration::Length;
-use windrow_protocol::state::{BatchRecord, BatchState, Outcome};
+use windrow_protocol::state::{BatchRecord, BatchState, Outcome, Task};
+use windrow_protocol::volume::{Pace, Seen, Waiting, likely_full_at};
+use windrow_protocol::{Offset, Timestamp, WorkerId};
 
 /// Pause after the first failure; doubles with each, up to [`LONGEST_PAUSE_S`].
 const FIRST_PAUSE_S: i64 = 1;
@@ -17,6 +17,10 @@ pub fn after(batch: &BatchRecord, outcome: &Outcome, max_attempts: u32, now: Tim
     match outcome {
         Outcome::Committed(summary) => batch.state = BatchState::Committed(summary.clone()),
         Outcome::Released => batch.state = BatchState::Pending,
+        Outcome::Short(seen) => {
+            batch.state = BatchState::Pending;
+            batch.waiting = Some(Waiting { seen: *seen, until: Some(full_at(&batch, seen)) });
+        }
         Outcome::Unavailable { error } => {
             batch.last_error = Some(error.clone());
             batch.not_before = Some(now.plus_micros(Length::from_secs(OUTAGE_PAUSE_S).micros()));
@@ -34,6 +38,15 @@ pub fn after(batch: &BatchRecord, outcome: &Outcome, max_attempts: u32, now: Tim
         }
     }
     batch
+}
+
+/// The offset from which on a window that was not full is worth another look: the next one at the soonest.
+fn full_at(batch: &BatchRecord, seen: &Seen) -> Offset {
+    let likely = match &batch.task {
+        Task::Map(plan) => plan.volume().and_then(|cut| likely_full_at(cut.until.amount, seen, Pace::default())),
+        Task::Finish(_) => None,
+    };
+    likely.unwrap_or(seen.through.next())
 }
 
 /// The batch after its worker has gone without a word. Workers come and go, so the first loss costs nothing; but a batch
@@ -65,7 +78,7 @@ mod tests {
     use super::*;
 
     fn batch(failures: u32) -> BatchRecord {
-        let window = Window { start: Timestamp::from_millis(0), end: Timestamp::from_millis(1_000) };
+        let window = Window::new(Timestamp::from_millis(0), Timestamp::from_millis(1_000));
         let plan = FinishPlan {
             topic: TopicName::new("t").unwrap(),
             topic_id: TopicId::new("i").unwrap(),

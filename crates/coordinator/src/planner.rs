@@ -19,6 +19,9 @@ use windrow_protocol::{Offset, OffsetRange, PartitionId, Plan, Revision, Timesta
 use crate::view::{Versioned, encode};
 use crate::{Parts, TickError};
 
+mod volume;
+pub use volume::{OpenBatches, open_batches};
+
 /// Single records that are read at a time.
 const READS: usize = 32;
 
@@ -73,6 +76,12 @@ enum NextRecord {
     None { newest: Option<Timestamp>, now: Timestamp },
 }
 
+/// Where partitions begin and end.
+type Ends = BTreeMap<PartitionId, Bounds>;
+
+/// How long partitions have been silent.
+type Silent = BTreeMap<PartitionId, Length>;
+
 /// A job's cursors.
 pub type Cursors = BTreeMap<PartitionId, Versioned<Cursor>>;
 
@@ -95,6 +104,8 @@ pub struct Planner<'a> {
     /// Windows in flight that began with another spec than the job's now: hash and generation. A window is computed by
     /// one spec on all partitions, and in its last step.
     pub pinned: BTreeMap<WindowId, (String, u64)>,
+    /// Of windows of volume: each partition's batch whose window has no end yet.
+    pub open: OpenBatches,
     /// The job's batches in the store.
     pub in_flight: usize,
     /// From this many on, only partitions that are behind others are cut.
@@ -118,18 +129,10 @@ impl Planner<'_> {
     /// One step: a window, or a run of empty ones, of each partition that has one to seal; and cursors of partitions
     /// that have none yet. Empty when there is nothing to do.
     pub async fn step(&self, silence: &mut Silence) -> Result<Step, TickError> {
-        let mut bounds = BTreeMap::new();
-        let partitions = self.partitions();
-        for (partition, found) in partitions.iter().zip(self.parts.log.bounds(self.name(), &partitions).await?) {
-            bounds.insert(*partition, found?);
+        let (bounds, silent) = self.look_at_ends(silence).await?;
+        if let Some(until) = self.job.spec.window.volume() {
+            return self.volume_step(until, &bounds, &silent).await;
         }
-        let elapsed = self.parts.clock.elapsed();
-        let silent: BTreeMap<PartitionId, Length> = bounds
-            .iter()
-            .map(|(partition, bounds)| {
-                (*partition, silence.note(*partition, bounds.high_watermark, elapsed, self.job.spec.idle_timeout))
-            })
-            .collect();
         let mut writes = self.new_cursors(&bounds, &silent).await?;
         let newest = self.newest(&bounds, &silent, silence).await?;
         let windows = self.next_windows();
@@ -151,7 +154,8 @@ impl Planner<'_> {
             if let Cut::Seal(seal) = cut(cursor, seen) {
                 let next_record = match seal.sealed_by {
                     SealedBy::Watermark => NextRecord::At(at_end),
-                    SealedBy::Idle => NextRecord::None { newest, now },
+                    // A cut in time is never of volume.
+                    SealedBy::Idle | SealedBy::Volume(_) => NextRecord::None { newest, now },
                 };
                 writes.push(self.seal(partition, window, &seal, next_record).await?);
             }
@@ -159,8 +163,21 @@ impl Planner<'_> {
         Ok(Step { writes, problem: self.lost_end(&bounds) })
     }
 
+    /// Where the partitions begin and end, and how long each has been silent.
+    async fn look_at_ends(&self, silence: &mut Silence) -> Result<(Ends, Silent), TickError> {
+        let (mut ends, mut silent, partitions) = (Ends::new(), Silent::new(), self.partitions());
+        let found = self.parts.log.bounds(self.name(), &partitions).await?;
+        let (elapsed, idle_timeout) = (self.parts.clock.elapsed(), self.job.spec.idle_timeout);
+        for (partition, bounds) in partitions.into_iter().zip(found) {
+            let bounds = bounds?;
+            ends.insert(partition, bounds);
+            silent.insert(partition, silence.note(partition, bounds.high_watermark, elapsed, idle_timeout));
+        }
+        Ok((ends, silent))
+    }
+
     /// A log that ends before what is planned already has lost acknowledged records, and would give their offsets anew.
-    fn lost_end(&self, bounds: &BTreeMap<PartitionId, Bounds>) -> Option<String> {
+    fn lost_end(&self, bounds: &Ends) -> Option<String> {
         let (partition, cursor, bounds) = self.cursors.iter().find_map(|(partition, cursor)| {
             let bounds = bounds.get(partition).filter(|bounds| bounds.high_watermark < cursor.value.end)?;
             Some((partition, &cursor.value, bounds))
@@ -258,11 +275,7 @@ impl Planner<'_> {
 
     /// Cursors of partitions that have none: where their first record lies, or, for one that stays empty, where the
     /// others begin.
-    async fn new_cursors(
-        &self,
-        bounds: &BTreeMap<PartitionId, Bounds>,
-        silent: &BTreeMap<PartitionId, Length>,
-    ) -> Result<Vec<Write>, TickError> {
+    async fn new_cursors(&self, bounds: &Ends, silent: &Silent) -> Result<Vec<Write>, TickError> {
         let others = self.cursors.values().map(|cursor| cursor.value.sealed_through).min();
         let mut writes = Vec::new();
         for (partition, bounds) in bounds {
@@ -289,6 +302,7 @@ impl Planner<'_> {
                 sealed_through: start,
                 end: bounds.log_start,
                 next_start: bounds.log_start,
+                pace: None,
             };
             let key = keys::cursor(&self.job.name, *partition);
             // Progress may have gone on since: a partition that joins behind it would be read by nobody.
@@ -307,8 +321,8 @@ impl Planner<'_> {
     /// partition is near it; from there look-ups climb.
     async fn newest(
         &self,
-        bounds: &BTreeMap<PartitionId, Bounds>,
-        silent: &BTreeMap<PartitionId, Length>,
+        bounds: &Ends,
+        silent: &Silent,
         silence: &mut Silence,
     ) -> Result<Option<Timestamp>, TickError> {
         if silent.values().all(|silent| *silent < self.job.spec.idle_timeout) {

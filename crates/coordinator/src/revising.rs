@@ -200,12 +200,12 @@ impl Revising<'_> {
             let names = self.parts.store.folders(&paths::commits(&self.job.name)).await?;
             step.with_markers = Some(names.iter().filter_map(|name| name.parse().ok()).collect());
         }
-        let range = WindowId(wish.next)..WindowId(until.max(wish.next));
+        let range = WindowId::Time(wish.next)..WindowId::Time(until.max(wish.next));
         let with_markers = step.with_markers.as_ref().and_then(|windows| windows.range(range.clone()).next());
         let flying = self.wishes.flying.range(range).map(|(window, _)| window).next();
         match with_markers.into_iter().chain(flying).min() {
-            Some(window) => Ok(Some(self.calendar.window_of(window.0))),
-            None => {
+            Some(WindowId::Time(start)) => Ok(Some(self.calendar.window_from(*start))),
+            Some(WindowId::Volume(_)) | None => {
                 wish.pass(until, false);
                 Ok(None)
             }

@@ -2,7 +2,9 @@
 
 use crate::marker::{Complete, FileEntry, Marker};
 use crate::paths::{self, Dataset};
+use crate::plan::Plan;
 use crate::revise::WishId;
+use crate::volume::{Amount, VolumeCut};
 use crate::{JobName, Ledger, Revision};
 
 /// What is wrong within a partition's marker.
@@ -31,7 +33,33 @@ pub fn marker(marker: &Marker) -> Vec<String> {
     if ledger.kept == 0 && rows(Dataset::Data) + rows(Dataset::Parts) > 0 {
         findings.push("it has result rows, but its ledger keeps no reading".to_owned());
     }
+    findings.extend(plan.volume().and_then(|cut| volume(marker, plan, cut)));
     findings
+}
+
+/// What is wrong with the end of a window of volume. Whether an earlier record had filled it only the log could tell.
+fn volume(marker: &Marker, plan: &Plan, cut: &VolumeCut) -> Option<String> {
+    let Some(found) = cut.found else { return Some("it does not say where its window ends".to_owned()) };
+    if found.through != plan.owned.end || plan.read != plan.owned {
+        return Some(format!(
+            "its window ends at {}, but it owns {} and reads {}",
+            found.through, plan.owned, plan.read
+        ));
+    }
+    let wanted = cut.until.amount.number();
+    // Ended by the time that its records may span, or by silence.
+    let may_lack = cut.until.within.is_some();
+    if found.amount < wanted && !may_lack {
+        return Some(format!("its window ends with {}, but is not over before {wanted}", found.amount));
+    }
+    let counted = match cut.until.amount {
+        Amount::Readings(_) => marker.ledger.read == found.amount,
+        Amount::Bytes(_) => true,
+    };
+    let agrees = counted && marker.ledger.records == found.records;
+    (marker.skipped.is_none() && !agrees).then(|| {
+        format!("its ledger counts other records or readings than the {} records of its window", found.records)
+    })
 }
 
 /// What is wrong between the markers of one partition of one window: all its revisions in order, from the first.
@@ -117,7 +145,8 @@ fn rows_of(files: &[FileEntry], job: &JobName, dataset: Dataset) -> u64 {
 mod tests {
     use super::*;
     use crate::marker::{Input, MARKER_VERSION};
-    use crate::plan::{FinishPlan, Plan, SealedBy};
+    use crate::plan::{FinishPlan, SealedBy};
+    use crate::volume::{Seen, Until};
     use crate::{
         AttemptId, JobName, Offset, OffsetRange, PartitionId, Revision, Timestamp, TopicId, TopicName, Window,
     };
@@ -129,7 +158,7 @@ mod tests {
 
     fn partition(partition: i32) -> Marker {
         let range = OffsetRange::new(Offset(3), Offset(9));
-        let window = Window { start: Timestamp::from_micros(0), end: Timestamp::from_micros(10) };
+        let window = Window::new(Timestamp::from_micros(0), Timestamp::from_micros(10));
         Marker {
             version: MARKER_VERSION,
             job: JobName::new("j").unwrap(),
@@ -236,6 +265,31 @@ mod tests {
             let found = found(change);
             assert!(found.contains(wanted), "{wanted}: {found}");
         }
+    }
+
+    /// What is found after a change to a sound marker of a window of 20 readings that begins at offset 3.
+    fn found_of_volume(change: impl FnOnce(&mut Marker, &mut VolumeCut)) -> String {
+        let mut sound = partition(0);
+        sound.ledger = Ledger { records: 6, read: 20, on_time: 20, kept: 20, ..Ledger::default() };
+        sound.files.truncate(1);
+        let mut cut = VolumeCut::new(Until { amount: Amount::Readings(20), within: None });
+        cut.found = Some(Seen { through: Offset(9), records: 6, amount: 20, times: None });
+        change(&mut sound, &mut cut);
+        sound.plan.sealed_by = SealedBy::Volume(cut);
+        marker(&sound).join("; ")
+    }
+
+    #[test]
+    fn a_window_of_volume_ends_where_it_is_full_and_its_marker_agrees_with_itself() {
+        assert_eq!(found_of_volume(|_, _| {}), "");
+        assert_eq!(found_of_volume(|_, cut| cut.until.within = Some("1h".parse().unwrap())), "");
+        let short = |cut: &mut VolumeCut| cut.until.amount = Amount::Readings(21);
+        assert_eq!(found_of_volume(|_, cut| (short(cut), cut.until.within = Some("1h".parse().unwrap())).1), "");
+        assert!(found_of_volume(|_, cut| short(cut)).contains("not over before 21"));
+        assert!(found_of_volume(|_, cut| cut.found = None).contains("does not say where"));
+        assert!(found_of_volume(|marker, _| marker.plan.owned.end = Offset(8)).contains("but it owns"));
+        assert!(found_of_volume(|marker, _| marker.ledger.records = 5).contains("other records"));
+        assert!(found_of_volume(|_, cut| cut.found.as_mut().unwrap().amount = 22).contains("other records"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Cutting a partition into windows: from two look-ups in the log's time index to the offsets of a batch.
+//! Cutting a partition into windows of time: from two look-ups in the log's time index to the offsets of a batch.
 //!
 //! Everything is decided from what was observed, in this order: the partition's bounds, then `offsetsForTimes` of
 //! window end + lateness, then `offsetsForTimes` of window end. The order matters: a record that is appended in between
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration::Length;
 use crate::plan::SealedBy;
+use crate::volume::{Pace, Seen};
 use crate::window::Calendar;
 use crate::{Offset, OffsetRange, Timestamp, TopicId, Window};
 
@@ -28,6 +29,24 @@ pub struct Cursor {
     pub end: Offset,
     /// First offset that can hold a reading at or after `sealed_through`; never beyond `end`.
     pub next_start: Offset,
+    /// With windows of volume, of which only `end` counts: what the last ones held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
+}
+
+impl Cursor {
+    /// Where windows of volume begin on a partition.
+    pub fn of_volume(topic_id: TopicId, start: Offset) -> Self {
+        let sealed_through = Timestamp::MIN;
+        Self { topic_id, sealed_through, end: start, next_start: start, pace: Some(Pace::default()) }
+    }
+
+    /// After a window of volume that was found to be this.
+    #[must_use]
+    pub fn after(&self, found: &Seen) -> Self {
+        let pace = Some(self.pace.unwrap_or_default().after(found));
+        Self { end: found.through, next_start: found.through, pace, ..self.clone() }
+    }
 }
 
 /// Answer of `offsetsForTimes`.
@@ -149,6 +168,7 @@ pub fn advance(cursor: &Cursor, window: Window, seal: &Seal) -> Cursor {
         sealed_through: window.end,
         end: seal.owned.end,
         next_start: seal.next_start,
+        pace: None,
     }
 }
 

@@ -14,8 +14,10 @@ pub mod marker;
 pub mod paths;
 pub mod plan;
 pub mod revise;
+pub mod size;
 pub mod state;
 pub mod time;
+pub mod volume;
 pub mod window;
 
 pub use ids::{

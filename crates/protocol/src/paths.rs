@@ -79,7 +79,7 @@ pub fn parse_staged(path: &str) -> Option<StagedBy> {
     let [window, part, name, _file] = rest.split('/').collect::<Vec<_>>()[..] else { return None };
     let staged = StagedBy {
         job: JobName::new(job).ok()?,
-        window: WindowId(crate::Timestamp::from_compact(window).ok()?),
+        window: window.parse().ok()?,
         part: part.parse().ok()?,
         attempt: AttemptId::new(name).ok()?,
     };
@@ -137,7 +137,7 @@ pub fn parse_marker(path: &str) -> Option<(JobName, WindowId, Part, Revision)> {
         partition => Part::Partition(PartitionId(partition.parse().ok()?)),
     };
     let job = JobName::new(job).ok()?;
-    let (window, revision) = (WindowId(crate::Timestamp::from_compact(window).ok()?), Revision(revision.parse().ok()?));
+    let (window, revision) = (window.parse().ok()?, Revision(revision.parse().ok()?));
     (marker(&job, window, part, revision) == path).then_some((job, window, part, revision))
 }
 
@@ -146,7 +146,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Timestamp;
+    use crate::window::VolumeId;
+    use crate::{Offset, Timestamp};
 
     #[test]
     fn paths_are_those_that_the_documentation_names() {
@@ -159,6 +160,11 @@ mod tests {
             "congestion/data/window=20150901T050000Z/part-00003-000.parquet"
         );
         assert_eq!(marker(&job, window, part, Revision(0)), "congestion/_commits/20150901T050000Z/3.r0.json");
+        let of_volume = "p3-o1234".parse().unwrap();
+        assert_eq!(
+            file(&job, Dataset::Data, of_volume, part, 0),
+            "congestion/data/window=p3-o1234/part-00003-000.parquet"
+        );
         assert_eq!(
             marker(&job, window, Part::Finish, Revision(1)),
             "congestion/_commits/20150901T050000Z/_complete.r1.json"
@@ -203,6 +209,8 @@ mod tests {
             "j/_commits/20150901T050000Z/03.r0.json",
             "j/_commits/20150901T050000Z/3.r+0.json",
             "j/_commits/20150901T05000Z/3.r0.json",
+            "j/_commits/2015-09-01T05:00:00Z/3.r0.json",
+            "j/_commits/p3-o01/3.r0.json",
         ];
         for path in paths {
             assert_eq!(parse_marker(path), None, "{path}");
@@ -234,10 +242,12 @@ mod tests {
         #[test]
         fn marker_paths_round_trip(job in "[a-z0-9-]{1,63}", ms in Timestamp::MIN.millis()..=Timestamp::MAX.millis(), partition in prop::option::of(0i32..100_000), revision in 0u32..9_999) {
             let job = JobName::new(job).unwrap();
-            let window = WindowId(Timestamp::from_millis(ms));
             let part = partition.map_or(Part::Finish, |p| Part::Partition(PartitionId(p)));
-            let path = marker(&job, window, part, Revision(revision));
-            prop_assert_eq!(parse_marker(&path), Some((job, window, part, Revision(revision))));
+            let of_volume = VolumeId { partition: PartitionId(partition.unwrap_or(0)), offset: Offset(ms.abs()) };
+            for window in [WindowId::Time(Timestamp::from_millis(ms)), WindowId::Volume(of_volume)] {
+                let path = marker(&job, window, part, Revision(revision));
+                prop_assert_eq!(parse_marker(&path), Some((job.clone(), window, part, Revision(revision))));
+            }
         }
     }
 }

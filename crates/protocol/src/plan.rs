@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::LateRule;
 use crate::revise::WishId;
+use crate::volume::{Seen, VolumeCut};
 use crate::{JobName, JobSpec, Offset, PartitionId, Revision, TopicId, TopicName, Window, WindowId};
 
 /// A half-open range [start, end) of offsets; `start <= end`.
@@ -55,6 +56,9 @@ pub enum SealedBy {
     Watermark,
     /// The partition was silent for the job's idle timeout; the end is the high watermark of that moment.
     Idle,
+    /// The readings themselves: a window of volume ends where the rule says, which whoever reads it finds. Until then the
+    /// plan's ranges are empty, at its start.
+    Volume(VolumeCut),
 }
 
 /// Names one batch of one job: the unit of assignment, retry and commit.
@@ -156,7 +160,7 @@ impl Plan {
     /// Whether most of what it reads is read by batches of other windows, too: windows that are short against the
     /// lateness. Worth reading once for all of them.
     pub fn overlaps_others(&self) -> bool {
-        self.read.len() >= self.owned.len().saturating_mul(2)
+        !self.read.is_empty() && self.read.len() >= self.owned.len().saturating_mul(2)
     }
 
     /// Offsets that are read beside `read`.
@@ -180,9 +184,41 @@ impl Plan {
     }
 
     /// Whether both plan the same work: all but the job's generation, which also counts changes that leave the spec as
-    /// it is.
+    /// it is. And but for where a window of volume was found to end, or was sealed: of two ends that are both legal the one
+    /// in the marker counts.
     pub fn is_same_work(&self, other: &Self) -> bool {
-        Self { generation: other.generation, ..self.clone() } == *other
+        Self { generation: other.generation, ..self.unread() } == other.unread()
+    }
+
+    /// How the end of a window of volume is found; `None` for windows of time.
+    pub fn volume(&self) -> Option<&VolumeCut> {
+        match &self.sealed_by {
+            SealedBy::Volume(cut) => Some(cut),
+            SealedBy::Watermark | SealedBy::Idle => None,
+        }
+    }
+
+    /// The plan of a window of volume with the end that was found.
+    #[must_use]
+    pub fn with_end(&self, found: Seen) -> Self {
+        let mut plan = self.clone();
+        if let SealedBy::Volume(cut) = &mut plan.sealed_by {
+            cut.found = Some(found);
+            plan.window = plan.window.with_times(found.times);
+            (plan.read.end, plan.owned.end) = (found.through, found.through);
+        }
+        plan
+    }
+
+    /// The plan of a window of volume as it was first stored.
+    fn unread(&self) -> Self {
+        let mut plan = self.clone();
+        if let SealedBy::Volume(cut) = &mut plan.sealed_by {
+            *cut = VolumeCut::new(cut.until);
+            plan.window = Window::of_volume(plan.partition, plan.owned.start);
+            (plan.read.end, plan.owned.end) = (plan.read.start, plan.owned.start);
+        }
+        plan
     }
 }
 
@@ -230,9 +266,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::volume::{Amount, Times, Until};
 
     fn plan() -> Plan {
-        let window = Window { start: crate::Timestamp::from_millis(0), end: crate::Timestamp::from_millis(1_000) };
+        let window = Window::new(crate::Timestamp::from_millis(0), crate::Timestamp::from_millis(1_000));
         Plan {
             topic: TopicName::new("t").unwrap(),
             topic_id: TopicId::new("i").unwrap(),
@@ -275,6 +312,43 @@ mod tests {
         assert!(!plan().is_same_work(&Plan { topic_id: TopicId::new("made-again").unwrap(), ..plan() }));
         assert!(last_step().is_same_work(&FinishPlan { generation: 2, ..last_step() }));
         assert!(!last_step().is_same_work(&FinishPlan { partitions: vec![], ..last_step() }));
+    }
+
+    /// A window of 100 readings that begins at offset 4.
+    fn of_volume() -> Plan {
+        let until = Until { amount: Amount::Readings(100), within: None };
+        let start = OffsetRange::new(Offset(4), Offset(4));
+        let sealed_by = SealedBy::Volume(VolumeCut::new(until));
+        Plan { window: Window::of_volume(PartitionId(3), Offset(4)), read: start, owned: start, sealed_by, ..plan() }
+    }
+
+    fn found(through: i64) -> Seen {
+        let times = |first| Times { first, earliest: first, latest: first };
+        let (through, times) = (Offset(through), Some(times(crate::Timestamp::from_millis(7))));
+        Seen { through, records: 5, amount: 100, times }
+    }
+
+    #[test]
+    fn attempts_that_find_other_ends_of_a_window_of_volume_do_the_same_work() {
+        let sealed = |at| {
+            let SealedBy::Volume(cut) = of_volume().sealed_by else { panic!("of volume") };
+            Plan { sealed_by: SealedBy::Volume(VolumeCut { sealed_at: Some(Offset(at)), ..cut }), ..of_volume() }
+        };
+        assert!(of_volume().is_same_work(&of_volume().with_end(found(9))));
+        assert!(of_volume().with_end(found(9)).is_same_work(&sealed(7).with_end(found(7))));
+        assert!(!of_volume().is_same_work(&Plan { spec_hash: "other".to_owned(), ..of_volume() }));
+        assert!(!of_volume().is_same_work(&Plan { owned: OffsetRange::new(Offset(5), Offset(9)), ..of_volume() }));
+        assert!(!plan().is_same_work(&of_volume()));
+    }
+
+    #[test]
+    fn a_plan_that_was_read_says_where_its_window_ends_and_keeps_its_name() {
+        let read = of_volume().with_end(found(9));
+        assert_eq!((read.read, read.owned), (OffsetRange::new(Offset(4), Offset(9)), read.read));
+        assert_eq!(read.window.id().to_string(), "p3-o4");
+        assert_eq!(read.window.end, crate::Timestamp::from_millis(8));
+        assert_eq!(serde_json::from_value::<Plan>(serde_json::to_value(&read).unwrap()).unwrap(), read);
+        assert_eq!(plan().with_end(found(9)), plan(), "a window of time has its end");
     }
 
     #[test]

@@ -38,6 +38,13 @@ pub struct Span {
     pub until: Timestamp,
 }
 
+impl Span {
+    /// Whether a window that starts then is one of them.
+    pub fn holds(&self, start: Timestamp) -> bool {
+        self.from <= start && start < self.until
+    }
+}
+
 /// The late readings of a batch that amend their windows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -121,7 +128,7 @@ impl std::str::FromStr for WishId {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("{text:?} names no wish");
         if let Some(window) = text.strip_prefix("late-") {
-            return Timestamp::from_compact(window).map(|start| Self::Late(WindowId(start))).map_err(|_| bad());
+            return Timestamp::from_compact(window).map(|start| Self::Late(WindowId::Time(start))).map_err(|_| bad());
         }
         let name = text.strip_prefix("backfill-").ok_or_else(bad)?;
         BackfillName::new(name).map(Self::Backfill).map_err(|_| bad())

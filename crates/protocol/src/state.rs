@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{BatchId, FinishPlan, Part, Plan};
 pub use crate::revise::Wish;
 use crate::revise::{Amends, WishId};
+use crate::volume::{Seen, Waiting};
 use crate::{JobName, JobSpec, Ledger, PartitionId, Revision, Timestamp, WindowId, WorkerId};
 
 /// Root of all keys.
@@ -191,6 +192,9 @@ pub struct BatchRecord {
     /// Somebody has given the batch up, and why: it is committed without a result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<String>,
+    /// Of a window of volume: what is known of it, and what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
 }
 
 impl BatchRecord {
@@ -210,7 +214,13 @@ impl BatchRecord {
             last_error: None,
             not_before: None,
             skip: None,
+            waiting: None,
         }
+    }
+
+    /// Whether its window must grow before a worker can do something with it.
+    pub fn waits_for_readings(&self) -> bool {
+        self.waiting.is_some_and(|waiting| waiting.until.is_some())
     }
 }
 
@@ -238,6 +248,9 @@ pub struct Summary {
     /// The late readings that amend their windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amends: Option<Amends>,
+    /// Of a window of volume: where it ends, and what is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Seen>,
 }
 
 /// A live worker.
@@ -283,6 +296,8 @@ pub enum Outcome {
     Unavailable { error: String },
     /// The worker hands the batch back unharmed (it is shutting down). Not counted as a failure.
     Released,
+    /// The log does not hold the whole window of volume yet. No failure: the batch waits until the log has grown.
+    Short(Seen),
 }
 
 /// Who leads.

@@ -1,4 +1,5 @@
-//! Windows of event time: half-open intervals that tile the time line without gap or overlap.
+//! Windows of event time: half-open intervals that tile the time line without gap or overlap. And windows of volume, which
+//! tile a partition's offsets, see [`crate::volume`].
 //!
 //! Nothing outside this module assumes that a window has a fixed length.
 
@@ -7,62 +8,56 @@ use jiff::tz::TimeZone;
 use jiff::{ToSpan, Zoned};
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
 use crate::duration::Length;
+use crate::size::Size;
+use crate::volume::{Amount, Times, Until};
+use crate::{Offset, PartitionId, Timestamp};
 
+pub mod id;
 pub mod shifts;
+pub use id::{InvalidWindowId, VolumeId, WindowId};
 use shifts::{LocalDate, Shift};
 
-/// A half-open interval [start, end) of event time.
+/// A half-open interval [start, end) of event time; or a window of volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Window {
-    /// First moment inside.
+    /// First moment inside. Of a window of volume: the earliest timestamp of its records, once it has been read.
     pub start: Timestamp,
-    /// First moment after.
+    /// First moment after. Of a window of volume: right after the latest timestamp.
     pub end: Timestamp,
+    /// Where a window of volume begins; nothing of such a window is decided by its times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeId>,
 }
 
 impl Window {
-    /// Whether the moment lies inside.
+    /// A window of event time.
+    pub fn new(start: Timestamp, end: Timestamp) -> Self {
+        Self { start, end, volume: None }
+    }
+
+    /// A window of volume that has not been read yet.
+    pub fn of_volume(partition: PartitionId, offset: Offset) -> Self {
+        Self { volume: Some(VolumeId { partition, offset }), ..Self::new(Timestamp::MIN, Timestamp::MAX) }
+    }
+
+    /// The window of volume with the times of its records.
+    #[must_use]
+    pub fn with_times(self, times: Option<Times>) -> Self {
+        match times {
+            Some(times) => Self { start: times.earliest, end: times.latest.plus_micros(1_000), ..self },
+            None => self,
+        }
+    }
+
+    /// Whether the moment lies inside. A window of volume has all readings of its records.
     pub fn contains(&self, t: Timestamp) -> bool {
-        self.start <= t && t < self.end
+        self.volume.is_some() || (self.start <= t && t < self.end)
     }
 
     /// The window's name: its start.
     pub fn id(&self) -> WindowId {
-        WindowId(self.start)
-    }
-}
-
-/// The name of a window within its job: its start in UTC, written `20150901T050000Z`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct WindowId(pub Timestamp);
-
-impl std::fmt::Display for WindowId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.compact())
-    }
-}
-
-impl std::str::FromStr for WindowId {
-    type Err = crate::time::InvalidTime;
-    /// Reads the compact form, and RFC 3339 as well, since people type that.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Timestamp::from_compact(text).or_else(|_| text.parse()).map(WindowId)
-    }
-}
-
-impl TryFrom<String> for WindowId {
-    type Error = crate::time::InvalidTime;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<WindowId> for String {
-    fn from(id: WindowId) -> String {
-        id.to_string()
+        self.volume.map_or(WindowId::Time(self.start), WindowId::Volume)
     }
 }
 
@@ -80,11 +75,15 @@ pub enum Every {
     Month,
     /// The shifts of the spec, in the zone, and the time between them.
     Shift,
+    /// So many readings or bytes of a partition, as the spec says.
+    Volume,
 }
 
 /// What `every` may be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a window; expected a length such as 15m or 1h (1s to 366d), or day, week, month or shift")]
+#[error(
+    "{0:?} is not a window; expected a length such as 15m or 1h (1s to 366d), or day, week, month, shift or volume"
+)]
 pub struct InvalidEvery(pub String);
 
 impl std::str::FromStr for Every {
@@ -96,6 +95,7 @@ impl std::str::FromStr for Every {
             "week" => Ok(Self::Week),
             "month" => Ok(Self::Month),
             "shift" => Ok(Self::Shift),
+            "volume" => Ok(Self::Volume),
             "hour" => Ok(Self::Fixed(Length::from_secs(3_600))),
             _ => {
                 let length: Length = text.parse().map_err(|_| bad())?;
@@ -114,6 +114,7 @@ impl std::fmt::Display for Every {
             Self::Week => f.write_str("week"),
             Self::Month => f.write_str("month"),
             Self::Shift => f.write_str("shift"),
+            Self::Volume => f.write_str("volume"),
         }
     }
 }
@@ -131,7 +132,7 @@ impl From<Every> for String {
     }
 }
 
-/// How a job cuts event time.
+/// How a job cuts its readings into windows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WindowSpec {
@@ -146,6 +147,15 @@ pub struct WindowSpec {
     /// With `every: shift`: days on which no shift begins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holidays: Vec<LocalDate>,
+    /// With `every: volume`: a window ends with the record that brings its readings to so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readings: Option<u64>,
+    /// With `every: volume`: or the bytes of its records' payloads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Size>,
+    /// With `every: volume`: or before the first record that is this much later than its first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Length>,
 }
 
 fn utc() -> String {
@@ -169,7 +179,25 @@ pub struct Calendar {
 impl WindowSpec {
     /// Windows without shifts.
     pub fn new(every: Every, time_zone: impl Into<String>) -> Self {
-        Self { every, time_zone: time_zone.into(), shifts: Vec::new(), holidays: Vec::new() }
+        Self {
+            every,
+            time_zone: time_zone.into(),
+            shifts: Vec::new(),
+            holidays: Vec::new(),
+            readings: None,
+            bytes: None,
+            within: None,
+        }
+    }
+
+    /// Until when a window of volume lasts; `None` for windows of time.
+    pub fn volume(&self) -> Option<Until> {
+        let amount = match (self.every, self.readings, self.bytes) {
+            (Every::Volume, Some(readings), _) => Amount::Readings(readings),
+            (Every::Volume, None, Some(bytes)) => Amount::Bytes(bytes.bytes()),
+            _ => return None,
+        };
+        Some(Until { amount, within: self.within })
     }
 
     /// Looks the zone up in the database that is built into the program.
@@ -178,13 +206,15 @@ impl WindowSpec {
         Ok(Calendar { every: self.every, zone, shifts: self.shifts.clone(), holidays: self.holidays.clone() })
     }
 
-    /// The longest that a window can be, for checks against a topic's retention.
+    /// The longest that a window can be in event time, for checks against a topic's retention.
     pub fn longest(&self) -> Length {
         match self.every {
             Every::Fixed(length) => length,
             Every::Day | Every::Shift => Length::from_secs(25 * 3_600),
             Every::Week => Length::from_secs((7 * 24 + 1) * 3_600),
             Every::Month => Length::from_secs((31 * 24 + 1) * 3_600),
+            // Without a time it lasts as long as its partition takes to fill it.
+            Every::Volume => self.within.unwrap_or_default(),
         }
     }
 }
@@ -195,13 +225,15 @@ impl Calendar {
         match self.every {
             Every::Fixed(length) => {
                 let start = t.micros() - t.micros().rem_euclid(length.micros());
-                Window {
-                    start: Timestamp::from_micros(start),
-                    end: Timestamp::from_micros(start.saturating_add(length.micros())),
-                }
+                Window::new(
+                    Timestamp::from_micros(start),
+                    Timestamp::from_micros(start.saturating_add(length.micros())),
+                )
             }
             Every::Day | Every::Week | Every::Month => self.calendar_window(t),
             Every::Shift => self.shift_of(t).0,
+            // Windows of volume have no place in time.
+            Every::Volume => Window::new(Timestamp::MIN, Timestamp::MAX),
         }
     }
 
@@ -265,7 +297,7 @@ impl Calendar {
                 date.checked_sub(i64::from(since_monday).days()).unwrap_or(Date::MIN)
             }
             Every::Month => date.first_of_month(),
-            Every::Day | Every::Shift | Every::Fixed(_) => date,
+            Every::Day | Every::Shift | Every::Fixed(_) | Every::Volume => date,
         }
     }
 
@@ -273,10 +305,10 @@ impl Calendar {
         let span = match self.every {
             Every::Week => 7.days(),
             Every::Month => 1.month(),
-            Every::Day | Every::Shift | Every::Fixed(_) => 1.day(),
+            Every::Day | Every::Shift | Every::Fixed(_) | Every::Volume => 1.day(),
         };
         let end = first.checked_add(span).map_or(Timestamp::MAX, |after| self.midnight(after, Timestamp::MAX));
-        Window { start: self.midnight(first, Timestamp::MIN), end }
+        Window::new(self.midnight(first, Timestamp::MIN), end)
     }
 
     /// The first moment of a local day. A midnight that a clock change skips becomes the first moment after the gap,

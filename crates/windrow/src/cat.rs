@@ -27,7 +27,7 @@ const LOOK_BACK: usize = 1_000;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     job: JobName,
-    /// The window that starts then, e.g. `20150901T050000Z` or `2015-09-01T05:00:00Z`.
+    /// The window that starts then, e.g. `20150901T050000Z` or `2015-09-01T05:00:00Z`; or a window of volume, e.g. `p3-o1234`.
     #[arg(long, conflicts_with_all = ["last", "all"])]
     window: Option<WindowId>,
     /// With --window: this revision of its data; the newest if absent. 0 is the first result.

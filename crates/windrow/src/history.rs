@@ -29,19 +29,44 @@ impl Filter {
         self.from.is_none_or(|from| end > from) && self.until.is_none_or(|until| start < until)
     }
 
-    /// The folders to look into, of all in the order of time, and how many there would be without the limit.
+    /// The folders to look into, of all in their order, and how many there would be without the limit.
     fn folders(&self, all: Vec<WindowId>) -> (Vec<WindowId>, usize) {
+        if all.iter().any(|window| window.volume().is_some()) {
+            return self.folders_of_volume(all);
+        }
+        let starts_before = |window: &WindowId, time| window.time().is_some_and(|start| start < time);
         let mut wanted: Vec<WindowId> =
-            all.iter().copied().filter(|window| self.until.is_none_or(|until| window.0 < until)).collect();
+            all.into_iter().filter(|window| self.until.is_none_or(|until| starts_before(window, until))).collect();
         if let Some(from) = self.from {
             // The last one that starts before it may end after it: a run of empty windows can be long.
-            let before = wanted.partition_point(|window| window.0 < from);
+            let before = wanted.partition_point(|window| starts_before(window, from));
             wanted.drain(..before.saturating_sub(1));
         }
         let total = wanted.len();
         let skipped = self.limit.map_or(0, |limit| total.saturating_sub(limit));
         wanted.drain(..skipped);
         (wanted, total)
+    }
+
+    /// Names of windows of volume do not say when they are: those of a time are found among all, and the newest so many
+    /// among the newest so many of each partition.
+    fn folders_of_volume(&self, mut all: Vec<WindowId>) -> (Vec<WindowId>, usize) {
+        let total = all.len();
+        if let Some(limit) = self.limit.filter(|_| self.from.is_none() && self.until.is_none()) {
+            let (mut partition, mut taken) = (None, 0);
+            let mut newest: Vec<WindowId> = Vec::new();
+            for window in all.into_iter().rev() {
+                let of = window.volume().map(|id| id.partition);
+                taken = if of == partition { taken + 1 } else { 1 };
+                partition = of;
+                if taken <= limit {
+                    newest.push(window);
+                }
+            }
+            newest.reverse();
+            all = newest;
+        }
+        (all, total)
     }
 }
 
@@ -52,7 +77,7 @@ pub struct Past {
     pub partitions: Vec<Marker>,
 }
 
-/// Complete windows in the order of time, and how many folders of windows match without the limit.
+/// Complete windows in the order of their ends, and how many folders of windows match without the limit.
 pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: bool) -> Result<(Vec<Past>, usize)> {
     let names = store.folders(&paths::commits(job)).await?;
     let mut all: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -65,6 +90,13 @@ pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: 
         progress.inc(1);
         found.extend(past.filter(|past| filter.takes(past.complete.plan.window.start, past.complete.plan.until)));
     }
+    // Windows of time are in this order already.
+    found.sort_by_key(|past| past.complete.plan.until);
+    // Names of windows of volume do not tell which of them are of the asked time.
+    let of_volume = found.iter().any(|past| past.complete.plan.window.volume.is_some());
+    let total = if of_volume && (filter.from, filter.until) != (None, None) { found.len() } else { total };
+    let skipped = filter.limit.map_or(0, |limit| found.len().saturating_sub(limit));
+    found.drain(..skipped);
     Ok((found, total))
 }
 
@@ -165,7 +197,7 @@ mod tests {
     use super::*;
 
     fn hours(hours: &[i64]) -> Vec<WindowId> {
-        hours.iter().map(|hour| WindowId(Timestamp::from_millis(hour * 3_600_000))).collect()
+        hours.iter().map(|hour| WindowId::Time(Timestamp::from_millis(hour * 3_600_000))).collect()
     }
 
     #[test]
@@ -177,6 +209,17 @@ mod tests {
         let between = Filter { from: at(3), until: at(7), ..Filter::default() };
         assert_eq!(between.folders(all()), (hours(&[1, 5, 6]), 3));
         assert_eq!(Filter::default().folders(all()).0.len(), 5);
+    }
+
+    #[test]
+    fn the_newest_windows_of_volume_are_among_the_newest_of_each_partition() {
+        let ids = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<WindowId>>();
+        let all = || ids(&["p0-o0", "p0-o5", "p0-o10", "p1-o0", "p1-o7"]);
+        let newest = |limit| Filter { limit: Some(limit), ..Filter::default() }.folders(all());
+        assert_eq!(newest(1), (ids(&["p0-o10", "p1-o7"]), 5));
+        assert_eq!(newest(2), (ids(&["p0-o5", "p0-o10", "p1-o0", "p1-o7"]), 5));
+        let since = Filter { from: Some(Timestamp::default()), limit: Some(1), until: None };
+        assert_eq!(since.folders(all()).0, all(), "only their markers know");
     }
 
     #[test]

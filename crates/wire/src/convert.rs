@@ -88,6 +88,14 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
         if !window.holidays.is_empty() {
             out["window"]["holidays"] = json!(window.holidays);
         }
+        if let Some(readings) = window.readings {
+            out["window"]["readings"] = json!(readings);
+        }
+        for (key, value) in [("bytes", &window.bytes), ("within", &window.within)] {
+            if !value.is_empty() {
+                out["window"][key] = json!(value);
+            }
+        }
     }
     if let Some(source) = &spec.source {
         out["source"] = json!({"topic": source.topic, "values": source.values, "tags": source.tags});
@@ -163,6 +171,9 @@ pub fn spec(spec: &JobSpec) -> v1::JobSpec {
             time_zone: text(&value["window"]["timeZone"]),
             shifts: spec.window.shifts.iter().map(shift).collect(),
             holidays: spec.window.holidays.iter().map(ToString::to_string).collect(),
+            readings: spec.window.readings,
+            bytes: text(&value["window"]["bytes"]),
+            within: text(&value["window"]["within"]),
         }),
         lateness: text(&value["lateness"]),
         idle_timeout: text(&value["idleTimeout"]),
@@ -188,12 +199,23 @@ mod tests {
         "shifts": [{"name": "early", "from": "06:00", "to": "14:00", "days": ["mon", "sun"]},
         {"name": "night", "from": "22:00", "to": "06:00"}], "holidays": ["2026-12-25"]}, "map": "SELECT 1"}"#;
 
+    const VOLUMES: [&str; 2] = [
+        r#"{"source": {"topic": "t"}, "window": {"every": "volume", "readings": 5, "within": "1h"}, "map": "SELECT 1"}"#,
+        r#"{"source": {"topic": "t"}, "window": {"every": "volume", "bytes": "64MiB"}, "map": "SELECT 1"}"#,
+    ];
+
     #[test]
     fn a_spec_goes_there_and_back() {
         let amend = FULL.replace(r#""late": "drop""#, r#""late": "amend", "amendReach": "3d""#);
-        for text in
-            [FULL, &amend, SHIFTS, r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#]
-        {
+        let [readings, bytes] = VOLUMES;
+        for text in [
+            FULL,
+            &amend,
+            SHIFTS,
+            readings,
+            bytes,
+            r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#,
+        ] {
             let before: JobSpec = serde_json::from_str(text).unwrap();
             let job = v1::Job { name: "jobs/j".to_owned(), spec: Some(spec(&before)), ..Default::default() };
             assert_eq!(job_file(&job).unwrap().spec, before);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use windrow_ports::log::Bounds;
 use windrow_ports::{Log, LogError};
 use windrow_processing::ProcessingError;
 use windrow_processing::parquet::{WrittenFile, read};
@@ -11,6 +12,7 @@ use windrow_protocol::paths::{self, Dataset};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::revise::Amends;
 use windrow_protocol::state::{Assignment, Summary, Task};
+use windrow_protocol::volume::Seen;
 use windrow_protocol::{AttemptId, JobSpec, Ledger, Offset, OffsetRange, Plan};
 use windrow_storage::{Store, StoreError};
 
@@ -31,6 +33,9 @@ pub enum AttemptError {
     /// Can't work: the batch is parked at once.
     #[error("{0}")]
     Park(String),
+    /// A window of volume does not end in what the log holds.
+    #[error("the window does not end before offset {}: it has {} records so far", .0.through, .0.records)]
+    Short(Seen),
 }
 
 impl From<StoreError> for AttemptError {
@@ -135,13 +140,12 @@ impl Run<'_> {
         }
         let staged = match (&plan.revises, self.skip) {
             (Some(revises), _) => self.revise(plan, revises).await,
-            // Whoever gave it up knows that its readings are lost. The count is of offsets, since nothing is read: all that
-            // can hold one of them, also those that other windows read, too.
-            (None, Some(_)) => Ok(Staged::nothing(Ledger { lost_offsets: plan.read.len(), ..Ledger::default() })),
+            (None, Some(_)) => self.give_up(plan).await,
             (None, None) => self.compute(plan).await,
         };
         self.clear_if_failed(&staged).await;
-        let Staged { files, ledger, quarantine_reasons, amends, carried, skipped } = staged?;
+        let Staged { files, ledger, quarantine_reasons, amends, carried, skipped, found } = staged?;
+        let plan = &found.map_or_else(|| plan.clone(), |found| plan.with_end(found));
         let marker = Marker {
             version: MARKER_VERSION,
             job: self.id.job.clone(),
@@ -162,6 +166,21 @@ impl Run<'_> {
         Ok(summary(&stands, self.result()))
     }
 
+    /// What a batch comes to that somebody has given up. He knows that its readings are lost. The count is of offsets: all
+    /// that can hold one of them, also those that other windows read, too. Of a window of volume the end must be found all
+    /// the same: the next one begins there.
+    async fn give_up(&self, plan: &Plan) -> Result<Staged, AttemptError> {
+        let found = match plan.volume() {
+            Some(_) => {
+                let work = self.work(plan, vec![self.check_range(plan).await?], false);
+                self.tools.place.run(work.find()).await?
+            }
+            None => None,
+        };
+        let given_up = OffsetRange::new(plan.read.start, found.map_or(plan.read.end, |found| found.through));
+        Ok(Staged { found, ..Staged::nothing(Ledger { lost_offsets: given_up.len(), ..Ledger::default() }) })
+    }
+
     /// Work on a plan: the map over some of its ranges.
     fn work(&self, plan: &Plan, ranges: Vec<OffsetRange>, only_aside: bool) -> compute::Map {
         compute::Map {
@@ -179,17 +198,13 @@ impl Run<'_> {
 
     /// Runs the map and stages what it made.
     async fn compute(&self, plan: &Plan) -> Result<Staged, AttemptError> {
-        let log_start = self.log_start(plan).await?;
-        if log_start > plan.read.start {
-            let lost = OffsetRange::new(plan.read.start, log_start.min(plan.read.end));
-            tracing::error!(batch = %self.id, %lost, "data loss: the log dropped planned offsets before they were read");
-        }
-        let range = OffsetRange::new(log_start.max(plan.read.start), plan.read.end);
+        let range = self.check_range(plan).await?;
         let work = self.work(plan, vec![range], false);
-        let (staging, result, missing) = (self.staging(), self.result(), plan.read.len() - range.len());
+        let (staging, result) = (self.staging(), self.result());
+        let missing = range.start.0.abs_diff(plan.read.start.0);
         let (log, planned) = (self.tools.log.clone(), plan.clone());
         let staged = async move {
-            let Computed { outputs, mut ledger, quarantine_reasons, amends } = work.run().await?;
+            let Computed { outputs, mut ledger, quarantine_reasons, amends, found } = work.run().await?;
             // It may have been made anew while it was read.
             expect_topic(&*log, &planned).await?;
             ledger.lost_offsets = ledger.lost_offsets.max(missing);
@@ -200,7 +215,7 @@ impl Run<'_> {
                 let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
                 files.extend(staging.stage(dataset, 0, written).await?);
             }
-            Ok(Staged { files, quarantine_reasons, amends, ..Staged::nothing(ledger) })
+            Ok(Staged { files, quarantine_reasons, amends, found, ..Staged::nothing(ledger) })
         };
         self.tools.place.run(staged).await
     }
@@ -210,14 +225,34 @@ impl Run<'_> {
         if self.spec.reduce.is_some() { Dataset::Parts } else { Dataset::Data }
     }
 
-    /// First offset that the log still has.
-    async fn log_start(&self, plan: &Plan) -> Result<Offset, AttemptError> {
+    /// What of the topic the log has. The topic must be the planned one, not another of its name.
+    async fn bounds(&self, plan: &Plan) -> Result<Bounds, AttemptError> {
         expect_topic(&*self.tools.log, plan).await?;
         let bounds = self.tools.log.bounds(&plan.topic, &[plan.partition]).await?;
         match bounds.into_iter().next() {
-            Some(bounds) => Ok(bounds?.log_start),
+            Some(bounds) => Ok(bounds?),
             None => Err(AttemptError::Retry(format!("no bounds of {} partition {}", plan.topic, plan.partition))),
         }
+    }
+
+    /// First offset that the log still has.
+    async fn log_start(&self, plan: &Plan) -> Result<Offset, AttemptError> {
+        Ok(self.bounds(plan).await?.log_start)
+    }
+
+    /// What of the planned range the log still has; of a window of volume, where it may lie.
+    async fn check_range(&self, plan: &Plan) -> Result<OffsetRange, AttemptError> {
+        let Bounds { log_start, high_watermark } = self.bounds(plan).await?;
+        let end = match plan.volume() {
+            // It may lie anywhere in what the log holds; a broker that lags has less of it than was there already.
+            Some(cut) => cut.sealed_at.unwrap_or(high_watermark.max(plan.read.start)),
+            None => plan.read.end,
+        };
+        if log_start > plan.read.start {
+            let lost = OffsetRange::new(plan.read.start, log_start.min(end));
+            tracing::error!(batch = %self.id, %lost, "data loss: the log dropped planned offsets before they were read");
+        }
+        Ok(OffsetRange::new(log_start.max(plan.read.start), end))
     }
 
     fn staging(&self) -> Staging {
@@ -234,7 +269,8 @@ impl Run<'_> {
 
     /// Clears up after work that failed. Not after a commit that failed: its marker may stand and name the files.
     async fn clear_if_failed<T>(&self, staged: &Result<T, AttemptError>) {
-        if staged.is_err() {
+        // Of a window that is not full nothing was staged.
+        if staged.as_ref().is_err_and(|error| !matches!(error, AttemptError::Short(_))) {
             self.clear().await;
         }
     }
@@ -326,12 +362,14 @@ struct Staged {
     carried: Option<OffsetRange>,
     /// The batch was given up before, and is not made up for.
     skipped: Option<String>,
+    /// Of a window of volume: where it ends.
+    found: Option<Seen>,
 }
 
 impl Staged {
     fn nothing(ledger: Ledger) -> Self {
         let (files, quarantine_reasons) = (Vec::new(), Vec::new());
-        Self { files, ledger, quarantine_reasons, amends: None, carried: None, skipped: None }
+        Self { files, ledger, quarantine_reasons, amends: None, carried: None, skipped: None, found: None }
     }
 }
 
@@ -386,10 +424,11 @@ fn summary(marker: &Marker, result: Dataset) -> Summary {
     let folder = format!("{}/", paths::dataset(&marker.job, result));
     let rows = marker.files.iter().filter(|file| file.path.starts_with(&folder)).map(|file| file.rows).sum();
     let bytes = marker.files.iter().map(|file| file.bytes).sum();
-    Summary { rows, bytes, ledger: marker.ledger, amends: marker.amends.clone() }
+    let found = marker.plan.volume().and_then(|cut| cut.found);
+    Summary { rows, bytes, ledger: marker.ledger, amends: marker.amends.clone(), found }
 }
 
 fn complete_summary(complete: &Complete) -> Summary {
     let bytes = complete.files.iter().map(|file| file.bytes).sum();
-    Summary { rows: complete.rows, bytes, ledger: complete.ledger, amends: None }
+    Summary { rows: complete.rows, bytes, ledger: complete.ledger, amends: None, found: None }
 }

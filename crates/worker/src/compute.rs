@@ -1,5 +1,8 @@
 //! The heavy part of a batch: reading, decoding, SQL, Parquet. It keeps a thread of its own busy, so that the runtime's
 //! threads stay free for leases and reports.
+//!
+//! A window of volume is read until it ends. What comes to the query before that is known is lost work if the window turns
+//! out not to be full; the coordinator sees to it that this is rare.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use windrow_processing::parquet::{FILE_BYTES, Writer, WrittenFile};
 use windrow_processing::{BatchStream, Engine, ProcessingError};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::revise::Amends;
+use windrow_protocol::volume::{Fill, Seen};
 use windrow_protocol::{JobSpec, Ledger, OffsetRange, Plan};
 
 use crate::SharedReads;
@@ -69,7 +73,7 @@ pub struct Map {
     pub engine: Engine,
     pub spec: JobSpec,
     pub plan: Plan,
-    /// What of the plan's ranges the log still has.
+    /// What of the plan's ranges the log still has; of a window of volume, where it may lie.
     pub ranges: Vec<OffsetRange>,
     /// Readings of the window are set aside and nothing is computed: see [`Intake::only_aside`].
     pub only_aside: bool,
@@ -85,6 +89,15 @@ pub struct Computed {
     pub ledger: Ledger,
     pub quarantine_reasons: Vec<String>,
     pub amends: Option<Amends>,
+    /// Of a window of volume: where it ends, and what is in it.
+    pub found: Option<Seen>,
+}
+
+/// What the feed has read.
+struct Fed {
+    intake: Intake,
+    sides: Sides,
+    found: Option<Seen>,
 }
 
 impl Map {
@@ -93,12 +106,19 @@ impl Map {
         let (tell, told) = mpsc::channel(QUEUE);
         let (fed, written) = tokio::join!(self.feed(tell), self.query(told));
         // A feed that failed is the cause, whatever the query made of what it got.
-        let (intake, Sides { late, quarantine }) = fed?;
+        let Fed { intake, sides: Sides { late, quarantine }, found } = fed?;
         let (ledger, quarantine_reasons) = intake.ledger();
         let amends = intake.amends().cloned();
         let outputs =
             vec![(self.result, written?), (Dataset::Late, late.finish()?), (Dataset::Quarantine, quarantine.finish()?)];
-        Ok(Computed { outputs, ledger, quarantine_reasons, amends })
+        Ok(Computed { outputs, ledger, quarantine_reasons, amends, found })
+    }
+
+    /// Reads a window of volume to find its end, and computes nothing.
+    pub async fn find(self) -> Result<Option<Seen>, AttemptError> {
+        let (tell, told) = mpsc::channel(QUEUE);
+        drop(told);
+        self.feed(tell).await.map(|fed| fed.found)
     }
 
     /// Runs the map over what is fed, once there is any: without readings there are no rows, also where an aggregate
@@ -111,26 +131,45 @@ impl Map {
     }
 
     /// Hands the range's readings to the query, batch by batch; writes what is late or quarantined.
-    async fn feed(&self, tell: mpsc::Sender<RecordBatch>) -> Result<(Intake, Sides), AttemptError> {
+    async fn feed(&self, tell: mpsc::Sender<RecordBatch>) -> Result<Fed, AttemptError> {
+        let start = self.ranges.first().map_or(self.plan.read.start, |range| range.start);
+        let mut fill = self.plan.volume().map(|cut| Fill::new(cut.until, start));
         let intake = Intake::new(&self.spec, &self.plan).map_err(|error| AttemptError::Park(error.to_string()))?;
         let mut intake = if self.only_aside { intake.only_aside() } else { intake };
         let mut sides = Sides {
             late: writer(&self.folder, Dataset::Late, intake.schema()),
             quarantine: writer(&self.folder, Dataset::Quarantine, quarantine_schema()),
         };
-        for range in &self.ranges {
+        'reading: for range in self.ranges.iter().filter(|range| !range.is_empty()) {
             let mut records = self.shared.read(&self.log, &self.plan, *range);
             while let Some(chunk) = records.try_next().await? {
                 for record in &chunk {
-                    intake.push(record);
+                    if fill.as_mut().is_some_and(|fill| !fill.admits(record.offset, record.timestamp)) {
+                        break 'reading;
+                    }
+                    let readings = intake.push(record);
                     if intake.is_ready() {
                         hand_on(&mut intake, &mut sides, &tell).await?;
+                    }
+                    if let Some(fill) = &mut fill {
+                        fill.add(readings, record.payload.len() as u64);
+                        if fill.has_ended() {
+                            break 'reading;
+                        }
                     }
                 }
             }
         }
+        let found = fill.map(|fill| self.end_of(fill)).transpose()?;
         hand_on(&mut intake, &mut sides, &tell).await?;
-        Ok((intake, sides))
+        Ok(Fed { intake, sides, found })
+    }
+
+    /// Where a window of volume ends of which the whole range was read: where the rule says, or where it is sealed.
+    fn end_of(&self, fill: Fill) -> Result<Seen, AttemptError> {
+        let is_sealed = self.plan.volume().is_some_and(|cut| cut.sealed_at.is_some());
+        let end = self.ranges.last().map_or(self.plan.read.start, |range| range.end);
+        fill.close(end).or_else(|seen| if is_sealed { Ok(seen) } else { Err(AttemptError::Short(seen)) })
     }
 }
 

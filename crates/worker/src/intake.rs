@@ -1,8 +1,9 @@
 //! From log records to `readings`: decodes, decides whose each reading is, removes repeats, and counts all of it.
 //!
 //! The rule (see `windrow_protocol::cut`): a reading of the window is on time; one of an earlier window is late if this
-//! batch owns its offset; everything else belongs to other batches. What can't be used is kept in quarantine. A late
-//! reading that amends its window is only counted here: a revision of that window takes it in.
+//! batch owns its offset; everything else belongs to other batches. Of a window of volume every reading is on time. What
+//! can't be used is kept in quarantine. A late reading that amends its window is only counted here: a revision of that
+//! window takes it in.
 
 use std::collections::BTreeMap;
 
@@ -96,7 +97,11 @@ impl Intake {
         Ok(Self {
             spec: spec.clone(),
             window: plan.window,
-            owned: plan.owned,
+            owned: match plan.volume() {
+                // It owns what it reads, up to the end that is yet to be found.
+                Some(_) => OffsetRange::new(plan.owned.start, Offset(i64::MAX)),
+                None => plan.owned,
+            },
             on_time: Rows::new(schema.clone(), &columns),
             late: Rows::new(schema, &columns),
             fields: json::Fields::new(spec, &columns),
@@ -126,14 +131,20 @@ impl Intake {
         readings_schema(&self.spec)
     }
 
-    /// Takes one record. Nothing that it holds is an error: what is unfit goes to quarantine.
-    pub fn push(&mut self, record: &Record) {
+    /// Takes one record; how many readings it holds. Nothing that it holds is an error: what is unfit goes to quarantine.
+    pub fn push(&mut self, record: &Record) -> u64 {
+        let before = self.ledger.read;
+        self.push_record(record);
+        self.ledger.read - before
+    }
+
+    fn push_record(&mut self, record: &Record) {
         self.ledger.records += 1;
         match self.spec.source.format {
             Format::Windrow => match block::decode(&record.payload) {
                 Ok(block) => match block.times_us.iter().max().map(|us| Timestamp::from_micros(*us)) {
-                    // Windows find their records by timestamp: the later readings would be found by none.
-                    Some(latest) if latest.millis() > record.timestamp.millis() => {
+                    // Windows of time find their records by timestamp: the later readings would be found by none.
+                    Some(latest) if latest.millis() > record.timestamp.millis() && self.window.volume.is_none() => {
                         let stamp = record.timestamp;
                         self.undecodable(record, &format!("a reading of {latest} is later than the record, {stamp}"));
                     }
@@ -276,7 +287,8 @@ impl Intake {
         if self.only_aside {
             return false;
         }
-        let on_time = block.times_us.iter().fold(true, |all, time| all & (start <= *time) & (*time < end));
+        let on_time = self.window.volume.is_some()
+            || block.times_us.iter().fold(true, |all, time| all & (start <= *time) & (*time < end));
         on_time && columns.iter().zip(&self.columns).all(|(found, (_, declared))| mismatch(*found, *declared).is_none())
     }
 

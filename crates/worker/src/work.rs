@@ -253,6 +253,8 @@ impl Session<'_> {
             let ended = AssertUnwindSafe(attempt(&tools, &task)).catch_unwind().await;
             let outcome = match ended {
                 Ok(Ok(summary)) => Outcome::Committed(summary),
+                // Nothing went wrong: the log has to grow.
+                Ok(Err(AttemptError::Short(seen))) => Outcome::Short(seen),
                 Ok(Err(error)) => {
                     tracing::warn!(batch = %task.id, %error, "batch failed");
                     let text = shortened(error.to_string());
@@ -260,6 +262,7 @@ impl Session<'_> {
                         AttemptError::Unavailable(_) => Outcome::Unavailable { error: text },
                         AttemptError::Retry(_) => Outcome::Failed { error: text, retryable: true },
                         AttemptError::Park(_) => Outcome::Failed { error: text, retryable: false },
+                        AttemptError::Short(seen) => Outcome::Short(seen),
                     }
                 }
                 Err(_) => {

@@ -18,6 +18,9 @@ use windrow_wire::block::{BlockBuilder, Reading, Value};
 use windrow_worker::Tools;
 use windrow_worker::attempt::{AttemptError, run};
 
+#[path = "attempt/volume.rs"]
+mod volume;
+
 struct Bench {
     tools: Tools,
     topic_id: TopicId,
@@ -63,7 +66,7 @@ async fn bench() -> Bench {
 }
 
 fn window() -> Window {
-    Window { start: Timestamp::from_millis(0), end: Timestamp::from_millis(3_600_000) }
+    Window::new(Timestamp::from_millis(0), Timestamp::from_millis(3_600_000))
 }
 
 fn id(part: Part) -> BatchId {

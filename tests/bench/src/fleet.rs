@@ -115,7 +115,7 @@ pub fn plan(topic: &TopicName, topic_id: &TopicId, partition: i32, records: i64,
 
 /// The window of all readings.
 pub fn day() -> Window {
-    Window { start: Timestamp::from_micros(START_US), end: Timestamp::from_micros(START_US + DAY_US) }
+    Window::new(Timestamp::from_micros(START_US), Timestamp::from_micros(START_US + DAY_US))
 }
 
 /// A topic with a random name.

@@ -68,6 +68,7 @@ fn cursor(from: CursorAt, window: Window) -> anyhow::Result<Cursor> {
         sealed_through: window.start,
         end: Offset(from.end.into()),
         next_start: Offset(from.next_start.into()),
+        pace: None,
     })
 }
 

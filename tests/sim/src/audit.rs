@@ -19,6 +19,7 @@ pub mod end;
 mod oracle;
 mod revisions;
 mod store;
+mod volume;
 
 pub use store::sha256;
 
@@ -36,6 +37,8 @@ pub struct Audit {
 struct Seen {
     /// The work of every batch that was ever planned, by key.
     tasks: BTreeMap<String, Task>,
+    /// Where each batch was when it was last seen, by key.
+    states: BTreeMap<String, BatchState>,
     /// Keys of batches that were there and are gone.
     ended: BTreeSet<String>,
     cursors: BTreeMap<(JobName, PartitionId), Cursor>,
@@ -139,15 +142,31 @@ impl Audit {
             seen.tasks.insert(key.to_owned(), batch.task.clone());
         }
         must!(!seen.ended.contains(key), "{key} is planned again after it was done");
-        match seen.tasks.get(key) {
-            Some(task) => must!(*task == batch.task, "the plan of {key} changes from {task:?} to {:?}", batch.task),
+        let sealed = match seen.tasks.get(key) {
+            Some(task) if *task == batch.task => None,
+            Some(task) => volume::changed(task, seen.states.get(key), &batch)?,
             None => {
-                if let Task::Map(plan) = &batch.task {
-                    self.plan(seen, &batch.id.job, plan, puts, by)?;
+                let Task::Map(plan) = &batch.task else {
+                    seen.tasks.insert(key.to_owned(), batch.task.clone());
+                    seen.states.insert(key.to_owned(), batch.state);
+                    return Ok(());
+                };
+                match plan.volume() {
+                    Some(cut) => volume::planned(seen, &batch.id.job, plan, cut)?,
+                    None => self.plan(seen, &batch.id.job, plan, puts, by)?,
                 }
-                seen.tasks.insert(key.to_owned(), batch.task.clone());
+                plan.volume().and_then(|cut| cut.sealed_at)
             }
+        };
+        if let Some(end) = sealed {
+            self.sealed(&batch, end, by)?;
         }
+        let is_new = !matches!(seen.states.get(key), Some(BatchState::Committed(_)));
+        if is_new {
+            volume::committed(seen, &batch, puts)?;
+        }
+        seen.tasks.insert(key.to_owned(), batch.task.clone());
+        seen.states.insert(key.to_owned(), batch.state.clone());
         if let BatchState::Committed(summary) = &batch.state {
             let ledger = seen.files.published(&seen.objects, &batch.id)?;
             must!(ledger == summary.ledger, "{key} is committed with another ledger than its marker's");
@@ -187,6 +206,7 @@ impl Audit {
         let over = plan.window.end.plus_micros(spec.lateness.micros());
         let now = self.world.time().now();
         let reason = self.log.history(&plan.topic_id, plan.partition, |history| match plan.sealed_by {
+            SealedBy::Volume(_) => Ok(()),
             SealedBy::Watermark => {
                 let up_to = history.records.iter().take(plan.owned.end.0 as usize + 1);
                 let proof = up_to.into_iter().any(|record| record.timestamp.millis() >= over.millis());
@@ -255,6 +275,7 @@ fn cursor(seen: &Seen, rest: &str, cursor: Cursor, puts: &BTreeMap<&str, &Bytes>
             && parse::<BatchRecord>(value)
                 .is_ok_and(|batch| matches!(&batch.task, Task::Map(plan) if plan.owned.end == cursor.end && plan.partition == at.1))
     });
+    let planned = planned || volume::moves(puts, &at.0, at.1, before, cursor.end);
     must!(before.end == cursor.end || planned, "cursor {rest} moves to {} without a plan", cursor.end);
     Ok(())
 }

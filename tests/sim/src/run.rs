@@ -8,8 +8,9 @@ use windrow_ports::Log;
 use windrow_ports::log::NewTopic;
 use windrow_ports::meta::{Compare, MetaStore, Op, Txn};
 use windrow_protocol::cut::Cursor;
-use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, keys};
-use windrow_protocol::{JobName, JobSpec, PartitionId, Timestamp, TopicId, TopicName};
+use windrow_protocol::plan::Part;
+use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
+use windrow_protocol::{JobName, JobSpec, Offset, PartitionId, Timestamp, TopicId, TopicName};
 
 use crate::audit::Audit;
 use crate::audit::end::End;
@@ -75,7 +76,12 @@ impl Drawn {
 }
 
 fn job(random: &mut Random, reduce: bool) -> Option<JobSpec> {
-    let every = random.pick(&["15s", "30s", "60s"]);
+    let by_volume = random.chance(0.3);
+    let window = if by_volume {
+        of_volume(random)
+    } else {
+        format!(r#"{{"every": "{}"}}"#, random.pick(&["15s", "30s", "60s"]))
+    };
     let (lateness, idle) = (random.pick(&["5s", "10s", "20s"]), random.pick(&["5s", "12s", "30s"]));
     let lates = [
         r#""side""#,
@@ -86,13 +92,34 @@ fn job(random: &mut Random, reduce: bool) -> Option<JobSpec> {
         r#""amend""#,
     ];
     let (late, attempts) = (random.pick(&lates), random.pick(&[2, 5, 1_000]));
+    let lateness = if by_volume { String::new() } else { format!(r#""lateness": "{lateness}", "late": {late}, "#) };
     let reduce = if reduce { r#", "reduce": "SELECT device, seq FROM parts""# } else { "" };
     let json = format!(
-        r#"{{"source": {{"topic": "readings", "values": {{"speed": "f64"}}}}, "window": {{"every": "{every}"}},
-            "lateness": "{lateness}", "idleTimeout": "{idle}", "late": {late}, "maxAttempts": {attempts},
+        r#"{{"source": {{"topic": "readings", "values": {{"speed": "f64"}}}}, "window": {window},
+            {lateness}"idleTimeout": "{idle}", "maxAttempts": {attempts},
             "map": "SELECT device, seq, speed FROM readings"{reduce}}}"#
     );
     serde_json::from_str(&json).ok()
+}
+
+/// Cuts by volume instead of by time.
+fn of_volume(random: &mut Random) -> String {
+    let amount = random.pick(&[r#""readings": 10"#, r#""readings": 60"#, r#""bytes": 300"#, r#""bytes": "2KiB""#]);
+    let within = random.pick(&["", "", r#", "within": "8s""#, r#", "within": "40s""#]);
+    format!(r#"{{"every": "volume", {amount}{within}}}"#)
+}
+
+/// A window of volume that nothing ends stays open, and its batch with it.
+fn stays_open(batch: &BatchRecord) -> bool {
+    let Task::Map(plan) = &batch.task else { return false };
+    let has_no_time = plan.volume().is_some_and(|cut| cut.until.within.is_none());
+    has_no_time && batch.state == BatchState::Pending && batch.waits_for_readings()
+}
+
+/// Up to where a partition's open window has been looked at.
+fn open_through(batches: &[(BatchRecord, i64)], partition: PartitionId) -> Option<Offset> {
+    let open = batches.iter().find(|(batch, _)| stays_open(batch) && batch.id.part == Part::Partition(partition));
+    open.and_then(|(batch, _)| batch.waiting).map(|waiting| waiting.seen.through)
 }
 
 /// Runs a seed.
@@ -215,7 +242,8 @@ impl Play {
 
     fn producer(&self, topic: &TopicName, partition: PartitionId, random: &mut Random) -> Producer {
         let node = Node::new(format!("gateway-{partition}"), self.services.world.time().clone());
-        let lateness_us = self.drawn.jobs.values().map(|spec| spec.lateness.micros()).max().unwrap_or_default();
+        let by_time = self.drawn.jobs.values().filter(|spec| spec.window.volume().is_none());
+        let lateness_us = by_time.map(|spec| spec.lateness.micros()).max().unwrap_or(10_000_000);
         let devices = (0..self.drawn.devices).filter(|d| *d as i32 % self.drawn.partitions == partition.0);
         let mut log = self.services.log_for(&node);
         log.link.may_crash = false;
@@ -257,7 +285,8 @@ impl Play {
                     self.retry(batch, *revision).await;
                 }
             }
-            if let Some((batch, _)) = batches.first() {
+            let mut left = batches.iter().filter(|(batch, _)| !stays_open(batch));
+            if let Some((batch, _)) = left.next() {
                 return Some(format!("{} is {:?}: {:?}", batch.id, batch.state, batch.last_error));
             }
             if wishes > 0 {
@@ -272,8 +301,10 @@ impl Play {
                 };
                 let cursor = self.cursor(job, partition).await;
                 // Where no record is left to read, retention may have taken the newest ones: their loss is reported.
+                let read = open_through(&batches, partition);
                 let cut = |cursor: &Cursor, newest| {
-                    cursor.end.0 == end && (cursor.sealed_through > newest || cursor.next_start == cursor.end)
+                    let by_time = cursor.pace.is_none() && cursor.sealed_through > newest;
+                    read.unwrap_or(cursor.end).0 == end && (by_time || cursor.next_start == cursor.end)
                 };
                 if newest.is_some_and(|newest| cursor.as_ref().is_none_or(|cursor| !cut(cursor, newest))) {
                     return Some(format!("{job}/{partition} is cut up to {cursor:?} of {end}, {newest:?}"));

@@ -15,7 +15,7 @@ use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1::backfill_service_server::BackfillService;
 use windrow_wire::v1::{self, BackfillState};
 
-use super::windows::end;
+use super::windows::times;
 use super::{Api, encode, job_name, meta, page};
 use crate::revising;
 use crate::view::{Versioned, View};
@@ -162,6 +162,10 @@ impl Api {
             let message = format!("job {} is being deleted", of.job.name);
             return Err(error(Code::FailedPrecondition, "JOB_DELETING", message));
         }
+        if of.job.spec.window.volume().is_some() {
+            let message = format!("job {} has windows of volume, which can't be run again yet", of.job.name);
+            return Err(error(Code::FailedPrecondition, "WINDOWS_OF_VOLUME", message));
+        }
         let span = span(&of, &request.backfill.unwrap_or_default())?;
         let name = match request.backfill_id.as_str() {
             "" => self.now().compact().to_lowercase().replace('.', "-"),
@@ -215,7 +219,7 @@ impl Api {
         let names = self.parts.store.folders(&paths::commits(job)).await.map_err(store)?;
         let windows = names.iter().filter_map(|name| name.parse().ok());
         let mut windows: Vec<WindowId> =
-            windows.filter(|window: &WindowId| span.from <= window.0 && window.0 < span.until).collect();
+            windows.filter(|window: &WindowId| window.time().is_some_and(|at| span.holds(at))).collect();
         windows.sort();
         Ok(windows)
     }
@@ -274,7 +278,8 @@ impl Api {
             shift: None,
             rules: &rules,
         };
-        let batches = revise::revise(id, wish, calendar.window_of(window.0), known, &ground);
+        let Some(start) = window.time() else { return Ok(Vec::new()) };
+        let batches = revise::revise(id, wish, calendar.window_from(start), known, &ground);
         let maps = batches.into_iter().filter_map(|batch| match batch.task {
             Task::Map(plan) => Some(v1::BackfillBatch {
                 window: format!("jobs/{}/windows/{window}", job.name),
@@ -396,7 +401,7 @@ impl BackfillService for Api {
         let then = match flying.values().find(is_in_part).and_then(|batches| batches.first()) {
             None => Op::Delete { key: key.clone() },
             Some(batch) => {
-                let until = end(&batch.value.task);
+                let until = times(&batch.value).map_or(wish.value.next, |(_, end)| end);
                 let spans =
                     wish.value.spans.iter().map(|span| Span { until: span.until.min(until), ..*span }).collect();
                 Op::put(key.clone(), encode(&Wish { spans, paused: false, ..wish.value.clone() }))

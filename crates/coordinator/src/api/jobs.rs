@@ -35,8 +35,10 @@ pub fn message(job: &Versioned<JobRecord>, view: &View) -> v1::Job {
         |wanted: fn(&BatchState) -> bool| batches().filter(|(_, batch)| wanted(&batch.value.state)).count() as u64;
     // A window that is run again stays complete.
     let first = batches().filter(|(_, batch)| batch.value.id.revision == Revision::default());
-    let first_open = first.map(|((window, _), _)| window.0).min();
-    let through = progress.map(|progress| progress.finish_planned_through);
+    let first_open = first.filter_map(|((window, _), _)| window.time()).min();
+    // Windows of volume are not in the order of time.
+    let by_time = record.spec.window.volume().is_none();
+    let through = progress.filter(|_| by_time).map(|progress| progress.finish_planned_through);
     let problem = view.problems.get(&record.name).cloned().unwrap_or_default();
     let state = match () {
         () if record.deleting => JobState::Deleting,

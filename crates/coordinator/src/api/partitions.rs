@@ -22,7 +22,9 @@ fn message(job: &str, partition: PartitionId, cursor: Option<&Cursor>, bounds: O
         name: format!("{job}/partitions/{partition}"),
         log_start_offset: bounds.map(|bounds| bounds.log_start.0),
         high_watermark: bounds.map(|bounds| bounds.high_watermark.0),
-        sealed_through_time: cursor.map(|cursor| convert::timestamp(cursor.sealed_through)),
+        sealed_through_time: cursor
+            .filter(|cursor| cursor.pace.is_none())
+            .map(|cursor| convert::timestamp(cursor.sealed_through)),
         sealed_end_offset: cursor.map(|cursor| cursor.end.0),
     }
 }

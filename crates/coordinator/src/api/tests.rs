@@ -4,7 +4,8 @@ use tonic::{Code, Request};
 use windrow_embedded::Database;
 use windrow_ports::SystemClock;
 use windrow_ports::log::{Log, NewTopic};
-use windrow_protocol::{JobSpec, TopicName};
+use windrow_protocol::volume::{Seen, Waiting};
+use windrow_protocol::{JobSpec, Offset, PartitionId, TopicName};
 use windrow_storage::{S3Settings, Store};
 use windrow_wire::convert;
 use windrow_wire::v1::job_service_server::JobService;
@@ -211,6 +212,39 @@ async fn partitions_show_what_the_log_holds_in_the_order_of_their_numbers() {
     let names: Vec<_> = all.iter().map(|partition| partition.name.clone()).collect();
     assert_eq!(names, (0..12).map(|n| format!("jobs/a/partitions/{n}")).collect::<Vec<_>>());
     assert_eq!((all[0].log_start_offset, all[0].high_watermark, all[0].sealed_end_offset), (Some(0), Some(0), None));
+}
+
+#[tokio::test]
+async fn open_windows_of_volume_come_in_pages_by_partition_and_say_how_full_they_are() {
+    use crate::dispatch::volume::tests::open_window;
+    let (_folder, _db, api) = api();
+    let mut of_volume = job("j");
+    let window = v1::WindowSpec { every: "volume".to_owned(), readings: Some(100), ..Default::default() };
+    of_volume.spec.as_mut().unwrap().window = Some(window);
+    create(&api, of_volume, "").await.unwrap();
+    for partition in [10, 2] {
+        let seen = Seen { through: Offset(9), records: 2, amount: 40, times: None };
+        let batch = open_window(PartitionId(partition), 7, Some(Waiting { seen, until: Some(Offset(12)) }));
+        let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
+        let then = vec![windrow_ports::meta::Op::put(key, encode(&batch))];
+        api.parts.meta.txn(windrow_ports::meta::Txn { when: vec![], then }).await.unwrap();
+    }
+    let list = |page_token: &str| {
+        let request =
+            v1::ListWindowsRequest { parent: "jobs/j".to_owned(), page_size: 1, page_token: page_token.to_owned() };
+        api.list_windows(Request::new(request))
+    };
+    let first = list("").await.unwrap().into_inner();
+    let second = list(&first.next_page_token).await.unwrap().into_inner();
+    let all: Vec<_> = first.windows.iter().chain(&second.windows).collect();
+    let names: Vec<_> = all.iter().map(|window| window.name.as_str()).collect();
+    assert_eq!(names, ["jobs/j/windows/p2-o7", "jobs/j/windows/p10-o7"]);
+    assert_eq!((&all[0].start_time, &all[0].end_time), (&None, &None), "nobody knows yet");
+    let batch = &all[0].batches[0];
+    assert_eq!((batch.start_offset, batch.end_offset), (7, 9));
+    assert_eq!(batch.volume, Some(v1::Volume { amount: 40, wanted: 100, unit: "readings".to_owned() }));
+    let get = api.get_job(Request::new(v1::GetJobRequest { name: "jobs/j".to_owned() })).await.unwrap();
+    assert_eq!(get.into_inner().job.unwrap().status.unwrap().complete_through, None);
 }
 
 #[tokio::test]

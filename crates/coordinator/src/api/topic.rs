@@ -38,8 +38,12 @@ pub(crate) fn refusals(spec: &JobSpec, info: &TopicInfo) -> Vec<Violation> {
 
 /// A window's first readings must be there until its last have come.
 fn retention(spec: &JobSpec, kept: Length) -> Option<Violation> {
-    // The look-ups move by the bound on either side of the window.
-    let needed_ms = spec.window.longest().millis() + spec.lateness.millis() + 2 * spec.time_bound().millis();
+    // The look-ups move by the bound on either side of the window. Those of volume know no lateness.
+    let around_ms = match spec.window.volume() {
+        Some(_) => 0,
+        None => spec.lateness.millis() + 2 * spec.time_bound().millis(),
+    };
+    let needed_ms = spec.window.longest().millis() + around_ms;
     let missing = needed_ms - kept.millis();
     if missing <= 0 {
         return None;
@@ -166,6 +170,14 @@ mod tests {
             said.message
         );
         assert_eq!(reasons(&spec("month", "10m"), &info(Some("7d"))), ["RETENTION_TOO_SHORT"]);
+        let of_volume = |within: &str| {
+            let window = format!(r#"{{"every": "volume", "readings": 5{within}}}"#);
+            let text = format!(r#"{{"source": {{"topic": "t"}}, "window": {window}, "map": "SELECT 1"}}"#);
+            reasons(&serde_json::from_str(&text).unwrap(), &info(Some("1h")))
+        };
+        assert_eq!(of_volume(""), Vec::<String>::new(), "who knows how long it takes");
+        assert_eq!(of_volume(r#", "within": "1h""#), Vec::<String>::new());
+        assert_eq!(of_volume(r#", "within": "2h""#), ["RETENTION_TOO_SHORT"]);
     }
 
     #[test]

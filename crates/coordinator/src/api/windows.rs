@@ -7,7 +7,8 @@ use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
 use windrow_protocol::plan::{BatchId, Part};
 use windrow_protocol::revise::WishId;
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
-use windrow_protocol::{JobName, JobSpec, Timestamp, WindowId, paths};
+use windrow_protocol::volume::{Amount, Seen};
+use windrow_protocol::{JobName, JobSpec, Offset, Timestamp, WindowId, paths};
 use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1::window_service_server::WindowService;
 use windrow_wire::v1::worker_service_server::WorkerService;
@@ -19,9 +20,26 @@ use crate::view::{Versioned, View};
 /// The longest reason of a skip.
 const MAX_REASON_BYTES: usize = 500;
 
+/// How full a batch's window of volume is, and the first offset that was not looked at.
+fn volume(record: &BatchRecord) -> Option<(v1::Volume, Offset)> {
+    let Task::Map(plan) = &record.task else { return None };
+    let cut = plan.volume()?;
+    let seen = match &record.state {
+        BatchState::Committed(summary) => summary.found?,
+        _ => record.waiting.map_or(Seen::nothing(plan.owned.start, None), |waiting| waiting.seen),
+    };
+    let unit = match cut.until.amount {
+        Amount::Readings(_) => "readings",
+        Amount::Bytes(_) => "bytes",
+    };
+    let wanted = cut.until.amount.number();
+    Some((v1::Volume { amount: seen.amount, wanted, unit: unit.to_owned() }, seen.through))
+}
+
 fn batch(parent: &str, record: &BatchRecord) -> v1::Batch {
+    let volume = volume(record);
     let (start, end) = match &record.task {
-        Task::Map(plan) => (plan.read.start.0, plan.read.end.0),
+        Task::Map(plan) => (plan.read.start.0, volume.as_ref().map_or(plan.read.end.0, |(_, through)| through.0)),
         Task::Finish(_) => (0, 0),
     };
     let (state, worker, summary) = match &record.state {
@@ -40,14 +58,19 @@ fn batch(parent: &str, record: &BatchRecord) -> v1::Batch {
         last_error: record.last_error.clone().unwrap_or_default(),
         rows: summary.map_or(0, |summary| summary.rows),
         ledger: summary.map(|summary| convert::ledger(&summary.ledger)),
+        volume: volume.map(|(volume, _)| volume),
     }
 }
 
-/// First moment after what a batch's task covers.
-pub(super) fn end(task: &Task) -> Timestamp {
-    match task {
-        Task::Map(plan) => plan.window.end,
-        Task::Finish(plan) => plan.until,
+/// First moment that a batch covers and the first after; none for a window of volume that has not been read.
+pub(super) fn times(record: &BatchRecord) -> Option<(Timestamp, Timestamp)> {
+    match (&record.task, &record.state) {
+        (Task::Map(plan), BatchState::Committed(summary)) if plan.volume().is_some() => {
+            let times = summary.found?.times?;
+            Some((times.earliest, plan.window.with_times(Some(times)).end))
+        }
+        (Task::Map(plan), _) => plan.volume().is_none().then_some((plan.window.start, plan.window.end)),
+        (Task::Finish(plan), _) => Some((plan.window.start, plan.until)),
     }
 }
 
@@ -55,7 +78,7 @@ pub(super) fn end(task: &Task) -> Timestamp {
 fn window_name(name: &str) -> Result<(JobName, WindowId), Status> {
     let bad = || {
         let message =
-            format!("{name:?} is not of the form jobs/NAME/windows/START, e.g. jobs/a/windows/20150901T050000Z");
+            format!("{name:?} is not of the form jobs/NAME/windows/WINDOW, e.g. jobs/a/windows/20150901T050000Z");
         invalid_field("name", "INVALID_NAME", message)
     };
     let (job, window) = name.split_once("/windows/").ok_or_else(bad)?;
@@ -74,12 +97,13 @@ impl WindowService for Api {
         let mut windows: BTreeMap<WindowId, v1::Window> = BTreeMap::new();
         for ((window, _), record) in view.batches.get(&job.name).into_iter().flatten() {
             let name = format!("jobs/{}/windows/{window}", job.name);
+            let (start, end) = times(&record.value).unzip();
             let message = windows.entry(*window).or_insert_with(|| v1::Window {
                 name: name.clone(),
-                start_time: Some(convert::timestamp(window.0)),
+                start_time: start.map(convert::timestamp),
                 state: v1::WindowState::Running.into(),
                 batches: Vec::new(),
-                end_time: Some(convert::timestamp(end(&record.value.task))),
+                end_time: end.map(convert::timestamp),
                 revision: record.value.id.revision.0,
             });
             if record.value.state == BatchState::Failed {
@@ -87,7 +111,7 @@ impl WindowService for Api {
             }
             message.batches.push(batch(&name, &record.value));
         }
-        let windows = windows.into_iter().map(|(window, message)| (window.to_string(), message)).collect();
+        let windows = windows.into_iter().map(|(window, message)| (window.sort_key(), message)).collect();
         let (windows, next_page_token) = page(windows, request.page_size, &request.page_token)?;
         Ok(Response::new(v1::ListWindowsResponse { windows, next_page_token }))
     }

@@ -3,7 +3,7 @@ use windrow_ports::meta::{KeyValue, Txn};
 use windrow_protocol::plan::{BatchId, FinishPlan, OffsetRange, Part, Plan, SealedBy};
 use windrow_protocol::revise::Amends;
 use windrow_protocol::state::{JobRecord, Summary};
-use windrow_protocol::{JobSpec, Ledger, Offset, PartitionId, TopicId, TopicName, Window, WindowId};
+use windrow_protocol::{JobSpec, Offset, PartitionId, TopicId, TopicName, Window, WindowId};
 
 use super::*;
 
@@ -67,7 +67,7 @@ impl Store {
     }
 
     /// Settles and assigns until there is nothing to do.
-    fn dispatch(&mut self) {
+    pub fn dispatch(&mut self) {
         for decide in [settle, assign] {
             for round in 0.. {
                 assert!(round < 100, "it comes to an end");
@@ -80,7 +80,7 @@ impl Store {
         }
     }
 
-    fn report(&mut self, outcome: &Outcome) -> usize {
+    pub fn report(&mut self, outcome: &Outcome) -> usize {
         let mut reported = 0;
         for (key, assignment) in self.items.clone().range(keys::ASSIGNMENTS.to_owned()..) {
             let Some(_) = key.strip_prefix(keys::ASSIGNMENTS) else { continue };
@@ -108,7 +108,7 @@ pub(crate) fn spec() -> JobSpec {
 
 pub(crate) fn window(hour: i64) -> Window {
     let at = |hour: i64| Timestamp::from_millis(hour * 3_600_000);
-    Window { start: at(hour), end: at(hour + 1) }
+    Window::new(at(hour), at(hour + 1))
 }
 
 pub(crate) fn record(hour: i64, part: Part, partitions: i32) -> BatchRecord {
@@ -173,7 +173,7 @@ fn worker(store: &mut Store, name: &str, slots: u32) -> WorkerId {
 }
 
 fn committed() -> Outcome {
-    Outcome::Committed(Summary { rows: 1, bytes: 1, ledger: Ledger::default(), amends: None })
+    Outcome::Committed(Summary { rows: 1, bytes: 1, ..Summary::default() })
 }
 
 #[test]

@@ -18,7 +18,8 @@ type Planned = (i64, i64, u64, Vec<i32>);
 
 fn planned(from: i64, through: i64, batches: &[(i64, i32)]) -> (Vec<Planned>, Timestamp) {
     let calendar = hourly();
-    let parts: Vec<_> = batches.iter().map(|(h, p)| (WindowId(at(*h)), Part::Partition(PartitionId(*p)))).collect();
+    let parts: Vec<_> =
+        batches.iter().map(|(h, p)| (WindowId::Time(at(*h)), Part::Partition(PartitionId(*p)))).collect();
     let sealed = Sealed {
         calendar: &calendar,
         topic: TopicName::new("t").unwrap(),
@@ -74,7 +75,8 @@ fn sealed(through: &[i64], batches: &[(i64, i32)]) -> Store {
     for (partition, hour) in (0..).map(PartitionId).zip(through) {
         let topic_id = TopicId::new("i").unwrap();
         let (end, next_start) = Default::default();
-        store.set(keys::cursor(&job(), partition), &Cursor { topic_id, sealed_through: at(*hour), end, next_start });
+        let cursor = Cursor { topic_id, sealed_through: at(*hour), end, next_start, pace: None };
+        store.set(keys::cursor(&job(), partition), &cursor);
     }
     for (hour, partition) in batches {
         let part = Part::Partition(PartitionId(*partition));
@@ -120,7 +122,7 @@ fn each_window_that_is_sealed_everywhere_gets_its_last_step_once() {
     store.write(step_over(&store, 2));
     assert_eq!(progress(&store), Progress { finish_planned_through: at(4), ..begun });
     let steps: Vec<_> = store.view.batches[&job()].iter().filter(|((_, part), _)| *part == Part::Finish).collect();
-    assert_eq!(steps.iter().map(|((window, _), _)| window.0).collect::<Vec<_>>(), [at(2), at(3)]);
+    assert_eq!(steps.iter().map(|((window, _), _)| window.time()).collect::<Vec<_>>(), [Some(at(2)), Some(at(3))]);
     for (_, batch) in steps {
         assert_eq!(batch.value.state, BatchState::Pending);
         let Task::Finish(plan) = &batch.value.task else { panic!("a last step") };

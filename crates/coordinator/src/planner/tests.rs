@@ -55,6 +55,7 @@ async fn cut_all(times: &[Timestamp]) -> Cursor {
         cursors: BTreeMap::new(),
         progress: None,
         pinned: BTreeMap::new(),
+        open: BTreeMap::new(),
         in_flight: 0,
         max_in_flight: 1_000,
     };

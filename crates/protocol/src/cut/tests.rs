@@ -45,6 +45,7 @@ fn run(log: &Log, steps: &[(usize, bool)]) -> Vec<Vec<Fate>> {
             sealed_through: first_window(&calendar, lateness, Length::default(), timestamp(first)).start,
             end: Offset(0),
             next_start: Offset(0),
+            pace: None,
         });
         let newest = log.iter().map(|block| timestamp(block)).max();
         for round in 0.. {
@@ -140,6 +141,7 @@ fn cursor(sealed_s: i64, end: i64, next_start: i64) -> Cursor {
         sealed_through: Timestamp::from_micros(sealed_s * SECOND_US),
         end: Offset(end),
         next_start: Offset(next_start),
+        pace: None,
     }
 }
 

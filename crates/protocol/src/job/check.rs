@@ -10,6 +10,8 @@ use crate::duration::Length;
 use crate::window::Every;
 use crate::window::shifts::{self, MAX_HOLIDAYS, MAX_SHIFTS};
 
+mod volume;
+
 /// One thing that is wrong with a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
@@ -81,6 +83,7 @@ impl JobSpec {
             violations.push(Violation::new("spec.window.timeZone", "UNKNOWN_TIME_ZONE", message));
         }
         self.check_shifts(&mut violations);
+        self.check_volume(&mut violations);
         self.check_times(limits, &mut violations);
         check_sql("spec.map", &self.map, &mut violations);
         if let Some(reduce) = &self.reduce {
@@ -166,7 +169,7 @@ impl JobSpec {
             Format::Windrow => limits.max_skew.millis() + limits.max_block_span.millis(),
             Format::Json => limits.max_skew.millis(),
         };
-        if self.lateness.millis() <= least {
+        if self.window.every != Every::Volume && self.lateness.millis() <= least {
             let message = format!(
                 "lateness {} is too short: it must exceed {}, the clock skew ({}) plus the block span ({}) that gateways allow",
                 self.lateness,

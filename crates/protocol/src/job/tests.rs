@@ -1,4 +1,5 @@
 use super::*;
+use crate::volume::Amount;
 
 const CONGESTION: &str = r#"{
     "apiVersion": "windrow/v1", "kind": "Job", "metadata": {"name": "congestion"},
@@ -81,4 +82,41 @@ fn a_shift_calendar_needs_shifts_that_follow_each_other() {
     assert_eq!(with(&shifts(&[shift("", "06:00", "14:00")])), ["spec.window.shifts[0].name INVALID_VALUE"]);
     let misplaced = r#"{"every": "day", "holidays": ["2026-12-25"]}"#;
     assert_eq!(with(misplaced), ["spec.window.holidays NOT_APPLICABLE"]);
+}
+
+#[test]
+fn a_window_of_volume_counts_one_thing_and_knows_no_lateness() {
+    let with = |window: &str, rest: &str| {
+        let text = CONGESTION.replace(r#"{"every": "day", "timeZone": "America/Chicago"}"#, window);
+        let file: JobFile = serde_json::from_str(&text.replace(r#""lateness": "10m", "#, rest)).unwrap();
+        (reasons(&file), file.spec.window.volume())
+    };
+    let sound = [
+        (r#"{"every": "volume", "readings": 1000000}"#, Amount::Readings(1_000_000)),
+        (r#"{"every": "volume", "bytes": "64MiB", "within": "1h"}"#, Amount::Bytes(64 << 20)),
+    ];
+    for (window, amount) in sound {
+        let (reasons, until) = with(window, "");
+        assert_eq!((reasons, until.map(|until| until.amount)), (vec![], Some(amount)));
+        assert_eq!(with(window, r#""lateness": "10m", "#).0, Vec::<String>::new(), "the default can't be told");
+        assert_eq!(with(window, r#""lateness": "1m", "#).0, ["spec.lateness NOT_APPLICABLE"]);
+        assert_eq!(with(window, r#""late": "drop", "#).0, ["spec.late NOT_APPLICABLE"]);
+    }
+    let wrong = [
+        (r#"{"every": "volume"}"#, "spec.window.readings MISSING_FIELD"),
+        (r#"{"every": "volume", "readings": 5, "bytes": 5}"#, "spec.window.bytes NOT_APPLICABLE"),
+        (r#"{"every": "volume", "readings": 0}"#, "spec.window.readings OUT_OF_RANGE"),
+        (r#"{"every": "volume", "readings": 1000000000001}"#, "spec.window.readings OUT_OF_RANGE"),
+        (r#"{"every": "volume", "bytes": 0}"#, "spec.window.bytes OUT_OF_RANGE"),
+        (r#"{"every": "volume", "bytes": "65TiB"}"#, "spec.window.bytes OUT_OF_RANGE"),
+        (r#"{"every": "volume", "readings": 5, "within": "999ms"}"#, "spec.window.within OUT_OF_RANGE"),
+        (r#"{"every": "volume", "readings": 5, "within": "367d"}"#, "spec.window.within OUT_OF_RANGE"),
+        (r#"{"every": "volume", "readings": 5, "timeZone": "Europe/Berlin"}"#, "spec.window.timeZone NOT_APPLICABLE"),
+        (r#"{"every": "volume", "readings": 5, "holidays": ["2026-12-25"]}"#, "spec.window.holidays NOT_APPLICABLE"),
+        (r#"{"every": "day", "readings": 5}"#, "spec.window.readings NOT_APPLICABLE"),
+        (r#"{"every": "day", "within": "1h"}"#, "spec.window.within NOT_APPLICABLE"),
+    ];
+    for (window, reason) in wrong {
+        assert_eq!(with(window, "").0, [reason], "{window}");
+    }
 }

@@ -10,7 +10,7 @@ fn hour(hour: i64) -> Timestamp {
 }
 
 fn window(at: i64) -> Window {
-    Window { start: hour(at), end: hour(at + 1) }
+    Window::new(hour(at), hour(at + 1))
 }
 
 fn span(from: i64, until: i64) -> Span {

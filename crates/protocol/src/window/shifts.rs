@@ -169,10 +169,8 @@ pub(super) fn window_of(
             if !shift.days.iter().any(|day| day.weekday() == begins.weekday()) {
                 continue;
             }
-            let window = Window {
-                start: moment(begins, shift.from, 0.days(), zone),
-                end: moment(begins, shift.to, if shift.to > shift.from { 0.days() } else { 1.day() }, zone),
-            };
+            let days = if shift.to > shift.from { 0.days() } else { 1.day() };
+            let window = Window::new(moment(begins, shift.from, 0.days(), zone), moment(begins, shift.to, days, zone));
             if window.contains(t) {
                 return (window, Some(i));
             }

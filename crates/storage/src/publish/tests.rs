@@ -81,7 +81,7 @@ impl ObjectStore for Dying {
 
 fn marker(attempt: &str, files: Vec<FileEntry>) -> Marker {
     let range = OffsetRange::new(Offset(0), Offset(9));
-    let window = Window { start: Timestamp::from_millis(0), end: Timestamp::from_millis(3_600_000) };
+    let window = Window::new(Timestamp::from_millis(0), Timestamp::from_millis(3_600_000));
     let plan = Plan {
         topic: TopicName::new("t").unwrap(),
         topic_id: TopicId::new("id").unwrap(),

@@ -69,13 +69,26 @@ fn last_error(flying: &[InFlight]) -> Option<String> {
     found.map(|(window, batch)| format!("window {}, {}: {}", window.window, batch.part, batch.last_error))
 }
 
+/// Windows of volume in words; `None` for those of time.
+fn volume(window: &v1::WindowSpec) -> Option<String> {
+    let amount = match window.readings {
+        Some(readings) => format!("{readings} readings"),
+        None if window.bytes.is_empty() => return None,
+        None => window.bytes.clone(),
+    };
+    let within =
+        if window.within.is_empty() { String::new() } else { format!(", or what comes within {},", window.within) };
+    Some(amount + &within)
+}
+
 fn head(job: &v1::Job, flying: &[InFlight]) -> String {
     let (status, spec) = (job.status.clone().unwrap_or_default(), job.spec.clone().unwrap_or_default());
     let (source, window) = (spec.source.unwrap_or_default(), spec.window.unwrap_or_default());
     let zone = windows::zone(job);
     let time = |time: &Option<_>| time.as_ref().map_or_else(|| "-".to_owned(), |t| convert::time(t).to_string());
     let through = status.complete_through.as_ref().map(convert::time);
-    let through = through.map(|through| format!(", through {}", windows::local(through, &zone))).unwrap_or_default();
+    let through =
+        through.map(|through| format!(", through {}", windows::local(Some(through), &zone))).unwrap_or_default();
     let labels: Vec<String> = job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut lines = vec![
         ("Name", last_segment(&job.name).to_owned()),
@@ -87,10 +100,13 @@ fn head(job: &v1::Job, flying: &[InFlight]) -> String {
         ("Topic", format!("{} ({})", source.topic, source.format)),
         (
             "Windows",
-            format!(
-                "{} in {}, lateness {}, idle timeout {}",
-                window.every, window.time_zone, spec.lateness, spec.idle_timeout
-            ),
+            match volume(&window) {
+                Some(volume) => format!("{volume} of a partition, idle timeout {}", spec.idle_timeout),
+                None => format!(
+                    "{} in {}, lateness {}, idle timeout {}",
+                    window.every, window.time_zone, spec.lateness, spec.idle_timeout
+                ),
+            },
         ),
         ("Complete", format!("{}{through}", output::count(status.windows_complete, "window"))),
         (

@@ -55,7 +55,7 @@ pub struct PauseArgs {
 #[derive(Debug, clap::Args)]
 pub struct RetryArgs {
     job: String,
-    /// Start of the window, e.g. `20150901T050000Z` or `2015-09-01T05:00:00Z`.
+    /// Start of the window, e.g. `20150901T050000Z` or `2015-09-01T05:00:00Z`; or a window of volume, e.g. `p3-o1234`.
     window: windrow_protocol::WindowId,
     /// Say how many batches it would be, change nothing.
     #[arg(long)]

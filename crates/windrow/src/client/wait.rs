@@ -24,7 +24,7 @@ pub struct Args {
     /// As many windows are complete, empty ones included.
     #[arg(long, conflicts_with = "until", required_unless_present = "until")]
     windows: Option<u64>,
-    /// All windows that end by this time (RFC 3339) are complete.
+    /// All windows that end by this time (RFC 3339) are complete. Not for windows of volume.
     #[arg(long)]
     until: Option<Timestamp>,
     /// How long to wait at most, e.g. `60s`, `5m`, `1h`.
@@ -39,18 +39,26 @@ fn reached(args: &Args, status: &v1::JobStatus) -> bool {
         && args.until.is_none_or(|wanted| through.is_some_and(|through| through >= wanted))
 }
 
+fn is_of_volume(job: &v1::Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.window.as_ref()).is_some_and(|window| window.every == "volume")
+}
+
 /// A parked batch that keeps what is waited for from coming.
 async fn hopeless(client: &Client, args: &Args) -> Result<Option<InFlight>, Status> {
     let windows = in_flight(&client.windows_in_flight(&args.job.job).await?);
     // A window that is run again is complete.
-    let in_the_way = |window: &InFlight| window.revision == 0 && args.until.is_none_or(|until| window.start < until);
+    let in_the_way = |window: &InFlight| {
+        let before = |until| window.start.is_some_and(|start| start < until);
+        window.revision == 0 && args.until.is_none_or(before)
+    };
     Ok(windows.into_iter().find(|window| in_the_way(window) && window.failed().is_some()))
 }
 
 fn summary(job: &v1::Job) -> String {
     let status = job.status.clone().unwrap_or_default();
-    let through = status.complete_through.as_ref().map_or_else(|| "-".to_owned(), |t| convert::time(t).to_string());
-    let mut text = format!("{} complete, through {through}", output::count(status.windows_complete, "window"));
+    let through = status.complete_through.as_ref().map(|t| format!(", through {}", convert::time(t)));
+    let through = through.unwrap_or_default();
+    let mut text = format!("{} complete{through}", output::count(status.windows_complete, "window"));
     let waiting = status.batches_pending + status.batches_running;
     if waiting > 0 {
         text += &format!("; {} in flight", output::count(waiting, "batch"));
@@ -76,6 +84,12 @@ pub async fn run(args: Args) -> Result<()> {
         let last = match client.job(name).await {
             Ok(job) => {
                 heard = true;
+                if args.until.is_some() && is_of_volume(&job) {
+                    bail!(
+                        "the windows of job {name} are counted in readings or bytes: they are complete up to no time; use \
+                         --windows N"
+                    );
+                }
                 let status = job.status.clone().unwrap_or_default();
                 let said_now = summary(&job);
                 if reached(&args, &status) {

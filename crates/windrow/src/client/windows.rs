@@ -42,8 +42,9 @@ pub struct GetArgs {
 #[derive(Debug)]
 pub struct InFlight {
     pub window: WindowId,
-    pub start: Timestamp,
-    pub end: Timestamp,
+    /// None of a window of volume that has not been read.
+    pub start: Option<Timestamp>,
+    pub end: Option<Timestamp>,
     /// Which result of the window is being made; of a window that is run again one stands.
     pub revision: u32,
     pub batches: Vec<Batch>,
@@ -61,9 +62,15 @@ pub struct Batch {
     pub last_error: String,
     rows: u64,
     ledger: Option<v1::LedgerCounts>,
+    volume: Option<v1::Volume>,
 }
 
 impl InFlight {
+    /// Whether the window is asked for; one that has no times yet may be.
+    fn is_in(&self, filter: &Filter) -> bool {
+        self.start.zip(self.end).is_none_or(|(start, end)| filter.takes(start, end))
+    }
+
     /// A batch that is parked, if one is.
     pub fn failed(&self) -> Option<&Batch> {
         self.batches.iter().find(|batch| batch.state == "failed")
@@ -84,22 +91,25 @@ pub fn in_flight(windows: &[v1::Window]) -> Vec<InFlight> {
             last_error: batch.last_error.clone(),
             rows: batch.rows,
             ledger: batch.ledger,
+            volume: batch.volume.clone(),
         }
     };
     let window = |window: &v1::Window| {
-        let start = window.start_time.as_ref().map(convert::time).unwrap_or_default();
-        let end = window.end_time.as_ref().map_or(start, convert::time);
+        let start = window.start_time.as_ref().map(convert::time);
+        let end = window.end_time.as_ref().map(convert::time).or(start);
+        // A name that is not known here is of a coordinator of another version.
+        let id = last_segment(&window.name).parse().ok()?;
         let batches = window.batches.iter().map(batch).collect();
-        InFlight { window: WindowId(start), start, end, revision: window.revision, batches }
+        Some(InFlight { window: id, start, end, revision: window.revision, batches })
     };
-    windows.iter().map(window).collect()
+    windows.iter().filter_map(window).collect()
 }
 
 /// One window as it is shown.
 struct Row {
     window: WindowId,
-    start: Timestamp,
-    end: Timestamp,
+    start: Option<Timestamp>,
+    end: Option<Timestamp>,
     state: &'static str,
     revision: u32,
     windows: u64,
@@ -127,8 +137,9 @@ fn past(past: &Past) -> Row {
     let files = complete.files.len() + past.partitions.iter().map(|marker| marker.files.len()).sum::<usize>();
     Row {
         window: plan.window.id(),
-        start: plan.window.start,
-        end: plan.until,
+        // A window of volume whose records were all lost has no times.
+        start: Some(plan.window.start).filter(|start| *start > Timestamp::MIN),
+        end: Some(plan.until).filter(|end| *end < Timestamp::MAX),
         state: "complete",
         revision: plan.revision.0,
         windows: plan.windows,
@@ -150,6 +161,10 @@ fn skipped(past: &Past) -> String {
     partitions.chain(last).collect::<Vec<_>>().join("; ")
 }
 
+fn volume(volume: &v1::Volume) -> Value {
+    json!({"amount": volume.amount, "wanted": volume.wanted, "unit": volume.unit})
+}
+
 fn flying(window: &InFlight) -> Row {
     let ledger = |counts: &v1::LedgerCounts| Ledger {
         records: counts.records,
@@ -169,12 +184,14 @@ fn flying(window: &InFlight) -> Row {
         json!({"partition": batch.partition, "step": if batch.partition.is_some() { "map" } else { "finish" },
             "state": batch.state, "offsets": batch.offsets.map(|(start, end)| json!({"start": start, "end": end})),
             "rows": batch.rows, "ledger": batch.ledger.as_ref().map(ledger), "worker": text(&batch.worker),
-            "failures": batch.failures, "lastError": text(&batch.last_error)})
+            "failures": batch.failures, "lastError": text(&batch.last_error), "volume": batch.volume.as_ref().map(volume)})
     };
     let done = window.batches.iter().filter(|batch| batch.state == "committed").count();
-    let note = match window.failed() {
-        Some(failed) => format!("{}: {}", failed.part, output::brief(&failed.last_error)),
-        None => format!("{done} of {} committed", output::count(window.batches.len() as u64, "batch")),
+    let volume = window.batches.iter().find_map(|batch| batch.volume.as_ref().filter(|_| batch.state != "committed"));
+    let note = match (window.failed(), volume) {
+        (Some(failed), _) => format!("{}: {}", failed.part, output::brief(&failed.last_error)),
+        (None, Some(v1::Volume { amount, wanted, unit })) => format!("{amount} of {wanted} {unit} seen"),
+        (None, None) => format!("{done} of {} committed", output::count(window.batches.len() as u64, "batch")),
     };
     let zero = Ledger::default();
     Row {
@@ -193,7 +210,8 @@ fn flying(window: &InFlight) -> Row {
 }
 
 /// A moment as people in a zone write it, with its offset from UTC.
-pub fn local(time: Timestamp, zone: &TimeZone) -> String {
+pub fn local(time: Option<Timestamp>, zone: &TimeZone) -> String {
+    let Some(time) = time else { return "-".to_owned() };
     let utc = jiff::Timestamp::from_microsecond(time.micros()).unwrap_or_default();
     utc.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
@@ -205,8 +223,8 @@ pub fn zone(job: &v1::Job) -> TimeZone {
 }
 
 fn row_value(row: &Row, zone: &TimeZone, shifts: Option<&Calendar>) -> Value {
-    json!({"window": row.window, "start": row.start, "end": row.end, "localStart": local(row.start, zone),
-        "localEnd": local(row.end, zone), "shift": shift(row, shifts), "state": row.state, "revision": row.revision, "windows": row.windows, "rows": row.rows,
+    json!({"window": row.window, "start": row.start, "end": row.end, "localStart": row.start.map(|start| local(Some(start), zone)),
+        "localEnd": row.end.map(|end| local(Some(end), zone)), "shift": shift(row, shifts), "state": row.state, "revision": row.revision, "windows": row.windows, "rows": row.rows,
         "files": row.files, "ledger": row.ledger, "batches": row.batches})
 }
 
@@ -225,7 +243,7 @@ fn shifts(job: &v1::Job) -> Option<Calendar> {
 
 /// The name of the shift that a window is; none for time without a shift.
 fn shift<'a>(row: &Row, shifts: Option<&'a Calendar>) -> Option<&'a str> {
-    shifts?.shift_name(Window { start: row.start, end: row.end })
+    shifts?.shift_name(Window::new(row.start?, row.end?))
 }
 
 fn row_cells(row: &Row, zone: &TimeZone, shifts: Option<&Calendar>) -> Vec<String> {
@@ -252,7 +270,7 @@ pub async fn get(args: GetArgs) -> Result<()> {
     let markers = matches!(args.output.output, Output::Json | Output::Yaml);
     let (complete, folders) = history::windows(&store, &args.job, &filter, markers).await?;
     let mut rows: BTreeMap<WindowId, Row> = BTreeMap::new();
-    let current = current.iter().filter(|window| filter.takes(window.start, window.end)).map(flying);
+    let current = current.iter().filter(|window| window.is_in(&filter)).map(flying);
     for row in current.chain(complete.iter().map(past)) {
         let again = rows.get(&row.window).filter(|flying| flying.revision > row.revision);
         // The result that stands is shown while the next one is made.
@@ -261,7 +279,10 @@ pub async fn get(args: GetArgs) -> Result<()> {
     }
     let all = folders.max(rows.len());
     let skipped = filter.limit.map_or(0, |limit| rows.len().saturating_sub(limit));
-    let rows: Vec<Row> = rows.into_values().skip(skipped).collect();
+    let mut rows: Vec<Row> = rows.into_values().collect();
+    // Windows of time are in this order already; those of volume that have no end yet are the newest.
+    rows.sort_by_key(|row| row.end.unwrap_or(Timestamp::MAX));
+    rows.drain(..skipped);
     let (zone, shifts) = (zone(&job), shifts(&job));
     if rows.is_empty() {
         eprintln!("no windows yet; {}", args.store.server.command(&["describe", args.job.as_str()]));

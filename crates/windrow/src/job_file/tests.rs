@@ -41,7 +41,7 @@ async fn every_example_is_valid_and_named_as_its_file() {
         names.push(file.metadata.name.to_string());
     }
     names.sort();
-    assert_eq!(names, ["air-quality", "amend", "congestion", "detectors", "metro", "shifts", "trips"]);
+    assert_eq!(names, ["air-quality", "amend", "congestion", "detectors", "metro", "shifts", "trips", "volume"]);
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn each_mistake_is_shown_at_its_line_and_column_with_path_and_advice() {
         ("lateness: 10m", "lateness: 5s", "5s", "spec.lateness: ", "must exceed 1m30s"),
         ("lateness: 10m", "lateness: soon", "soon", "spec.lateness: ", "e.g. 15m"),
         ("America/Chicago", "Amerika/Chicago", "Amerika", "spec.window.timeZone: ", "did you mean America/Chicago?"),
-        ("every: day", "every: dai", "dai", "spec.window.every: ", "day, week, month or shift"),
+        ("every: day", "every: dai", "dai", "spec.window.every: ", "day, week, month, shift or volume"),
         ("speed: f64", "speed: f46", "f46", "spec.source.values.speed: ", "f64"),
         ("sum(speed)", "sum(sped)", "sped", "spec.map: ", "speed"),
         ("SELECT date_part", "SELEKT date_part", "SELEKT", "spec.map: ", "[SQL_SYNTAX]"),

@@ -10,7 +10,7 @@ use super::Report;
 
 /// The newest marker of each window. `complete`: by window and revision.
 pub fn newest(complete: &[Complete]) -> Vec<&Complete> {
-    complete.chunk_by(|a, b| a.plan.window == b.plan.window).filter_map(|markers| markers.last()).collect()
+    complete.chunk_by(|a, b| a.plan.window.id() == b.plan.window.id()).filter_map(|markers| markers.last()).collect()
 }
 
 /// Of a window's markers those that its `_complete` marker must have joined, and those that it should not have left out.
@@ -100,6 +100,8 @@ impl Report {
             self.files += 1;
             self.named.insert(file.path.clone());
             let wrong = match store.size(&file.path).await? {
+                // About to be published.
+                None if store.size(&file.staged).await?.is_some() => continue,
                 None => "is missing",
                 Some(_) if store.sha256(&file.path).await? != file.sha256 => {
                     "is not what was committed: its checksum differs"

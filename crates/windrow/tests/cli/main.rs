@@ -6,6 +6,7 @@ mod jobs;
 mod outcome;
 mod revisions;
 mod topics;
+mod volume;
 
 /// An hourly job over readings with one value.
 pub const JOB: &str = "apiVersion: windrow/v1

@@ -225,12 +225,17 @@ impl Deployment {
         all
     }
 
-    /// A job over the topic, written as TOPIC in `source`.
+    /// An hourly job over the topic, written as TOPIC in `source`.
     pub fn job_file(&self, source: &str) -> PathBuf {
+        self.job_file_of(source, "window: {every: 1h}\n  lateness: 10m")
+    }
+
+    /// A job with windows of one's own.
+    pub fn job_file_of(&self, source: &str, window: &str) -> PathBuf {
         let path = self.folder.path().join("job.yaml");
         let text = format!(
             "apiVersion: windrow/v1\nkind: Job\nmetadata: {{name: {}}}\nspec:\n  {}\n  \
-             window: {{every: 1h}}\n  lateness: 10m\n  idleTimeout: 3s\n  \
+             {window}\n  idleTimeout: 3s\n  \
              map: SELECT device, count(*) AS n, sum(speed) AS total FROM readings GROUP BY device\n  \
              reduce: SELECT sum(n) AS n, sum(total) AS total FROM parts\n",
             self.job,

@@ -42,7 +42,7 @@ async fn json_that_others_write_is_read_and_what_can_not_be_read_is_kept_with_it
     deployment.run(&["wait", &deployment.job, "--until", "2015-09-01T01:00:00Z", "--timeout", "60s"], servers).await;
 
     let job = JobName::new(&deployment.job).unwrap();
-    let window = WindowId("2015-09-01T00:00:00Z".parse::<Timestamp>().unwrap());
+    let window = WindowId::Time("2015-09-01T00:00:00Z".parse::<Timestamp>().unwrap());
     let path = paths::marker(&job, window, Part::Partition(PartitionId(0)), Revision(0));
     let marker = deployment.store().read_marker::<Marker>(&path).await.unwrap().expect("the window's marker");
     let ledger = marker.ledger;

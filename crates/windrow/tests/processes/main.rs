@@ -6,3 +6,4 @@ mod foreign;
 mod kills;
 mod outages;
 mod proxy;
+mod volume;

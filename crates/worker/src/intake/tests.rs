@@ -2,6 +2,7 @@ use arrow::array::{Array, Float64Array};
 use bytes::Bytes;
 use proptest::prelude::*;
 use windrow_protocol::plan::SealedBy;
+use windrow_protocol::volume::{Amount, Until, VolumeCut};
 use windrow_protocol::{Offset, PartitionId, Revision, TopicId, TopicName};
 use windrow_wire::block::{BlockBuilder, Reading, Value};
 
@@ -20,7 +21,7 @@ fn blocks() -> JobSpec {
 
 /// Window [10 s, 20 s), read from offset 0, owned from offset `owned`.
 fn plan(owned: i64) -> Plan {
-    let window = Window { start: Timestamp::from_micros(10 * SECOND), end: Timestamp::from_micros(20 * SECOND) };
+    let window = Window::new(Timestamp::from_micros(10 * SECOND), Timestamp::from_micros(20 * SECOND));
     Plan {
         topic: TopicName::new("t").unwrap(),
         topic_id: TopicId::new("id").unwrap(),
@@ -73,6 +74,22 @@ fn each_reading_goes_where_the_ownership_rule_says() {
     let (ledger, _) = intake.ledger();
     assert_eq!((ledger.read, ledger.on_time, ledger.late, ledger.skipped), (8, 4, 1, 3));
     ledger.check().unwrap();
+}
+
+#[test]
+fn every_reading_of_a_window_of_volume_is_on_time_whenever_it_was_and_at_whatever_offset() {
+    let until = Until { amount: Amount::Readings(9), within: None };
+    let start = OffsetRange::new(Offset(3), Offset(3));
+    let sealed_by = SealedBy::Volume(VolumeCut::new(until));
+    let window = Window::of_volume(PartitionId(0), Offset(3));
+    let mut intake = Intake::new(&blocks(), &Plan { window, read: start, owned: start, sealed_by, ..plan(0) }).unwrap();
+    let times = [-5, 10, 4_000_000_000, 31].map(|s| (s, None, Value::F64(1.0)));
+    assert_eq!(intake.push(&of_block(3, block(&times))), 4, "also readings that are later than their record");
+    assert_eq!(intake.push(&of_block(90, block(&[(1, None, Value::Text("warm"))]))), 1, "unfit readings count");
+    assert_eq!(intake.push(&of_block(91, "no block")), 0);
+    let (ledger, _) = intake.ledger();
+    assert_eq!((ledger.records, ledger.read, ledger.kept, ledger.quarantined, ledger.undecodable), (3, 5, 4, 1, 1));
+    assert_eq!((ledger.late, ledger.skipped), (0, 0));
 }
 
 #[test]

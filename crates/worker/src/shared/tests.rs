@@ -76,7 +76,7 @@ fn plan(topic_id: &str, start: i64, owned: i64, end: i64) -> Plan {
         topic: TopicName::new("t").unwrap(),
         topic_id: TopicId::new(topic_id).unwrap(),
         partition: PartitionId(0),
-        window: Window { start: Timestamp::from_millis(0), end: Timestamp::from_millis(1) },
+        window: Window::new(Timestamp::from_millis(0), Timestamp::from_millis(1)),
         read: OffsetRange::new(Offset(start), Offset(end)),
         owned: OffsetRange::new(Offset(owned), Offset(end)),
         lost: None,

@@ -23,7 +23,7 @@ use windrow_storage::{S3Settings, Store};
 use windrow_wire::block::{BlockBuilder, Reading, Value};
 use windrow_worker::Tools;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const MINUTE_US: i64 = 60_000_000;
 /// 2015-09-01T00:00:00Z
 const BASE_US: i64 = 1_441_065_600_000_000;
@@ -98,13 +98,18 @@ impl Cluster {
 
     /// Writes one block of ten readings of `device` into a partition; times in minutes after the base.
     pub async fn write(&self, partition: i32, device: &str, minute: i64, seq: u64) {
+        self.write_block(partition, device, minute, seq * 10, 10).await;
+    }
+
+    /// Writes one block of so many readings, a second apart, numbered from `seq` on.
+    pub async fn write_block(&self, partition: i32, device: &str, minute: i64, seq: u64, readings: u64) {
         let mut builder = BlockBuilder::default();
-        for i in 0..10 {
-            let time_us = BASE_US + minute * MINUTE_US + i * 1_000_000;
+        let time_us = |i: u64| BASE_US + minute * MINUTE_US + i as i64 * 1_000_000;
+        for i in 0..readings {
             let fields = vec![("speed", Value::F64(1.0))];
-            builder.push(&Reading { device, time_us, seq: Some(seq * 10 + i as u64), fields });
+            builder.push(&Reading { device, time_us: time_us(i), seq: Some(seq + i), fields });
         }
-        let timestamp = Timestamp::from_micros(BASE_US + minute * MINUTE_US + 9_000_000);
+        let timestamp = Timestamp::from_micros(time_us(readings - 1));
         let record = Append { key: None, payload: builder.finish(), timestamp };
         self.db.log().append(&self.topic, PartitionId(partition), vec![record]).await.unwrap();
     }

@@ -5,6 +5,7 @@ mod cluster;
 mod crash_points;
 mod mortal;
 mod revisions;
+mod volume;
 
 use std::time::Duration;
 

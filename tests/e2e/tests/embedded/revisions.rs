@@ -14,8 +14,8 @@ use crate::cluster::{Cluster, spec};
 const GRACE: Duration = Duration::from_secs(5);
 
 fn hour(n: i64) -> WindowId {
-    let first: WindowId = "2015-09-01T00:00:00Z".parse().unwrap();
-    WindowId(first.0.plus_micros(n * 3_600_000_000))
+    let first: Timestamp = "2015-09-01T00:00:00Z".parse().unwrap();
+    WindowId::Time(first.plus_micros(n * 3_600_000_000))
 }
 
 fn amending() -> JobSpec {
@@ -147,7 +147,11 @@ async fn backfill(cluster: &Cluster, spec: &JobSpec, from: WindowId, until: Wind
     let record = JobRecord { generation: 2, ..JobRecord::new(cluster.job.clone(), spec.clone(), Timestamp::default()) };
     let name = WishId::Backfill(BackfillName::new("b").unwrap());
     let spec_ref = SpecRef { hash: spec.hash(), generation: 2 };
-    let wish = Wish::backfill(Span { from: from.0, until: until.0 }, spec_ref, Timestamp::default());
+    let wish = Wish::backfill(
+        Span { from: from.time().unwrap(), until: until.time().unwrap() },
+        spec_ref,
+        Timestamp::default(),
+    );
     let then = vec![
         Op::put(keys::job(&cluster.job), serde_json::to_vec(&record).unwrap()),
         Op::put(keys::spec(&cluster.job, &spec.hash()), serde_json::to_vec(&spec).unwrap()),

@@ -13,7 +13,7 @@ use windrow_protocol::paths::{self, Dataset};
 use windrow_protocol::{JobName, JobSpec, PartitionId, Revision, TopicId, WindowId};
 
 use super::oracle::{self, Key};
-use super::{Audit, Checked, Seen, must};
+use super::{Audit, Checked, Seen, must, volume};
 use crate::locked;
 use crate::workload::Sent;
 
@@ -88,7 +88,13 @@ impl Audit {
         let topic_id = markers.first().map_or(&end.topic_id, |marker| &marker.plan.topic_id);
         let judged = self.log.history(topic_id, partition, |history| {
             let held = history.records.len() as i64;
-            must!(end.is_cut_short || at.0 == held, "{job}/{partition} ends at {at}, the log at {held}");
+            match spec.window.volume() {
+                Some(until) if !end.is_cut_short => {
+                    volume::rest_is_open(&format!("{job}/{partition}"), history, end.sent, &until, at)?;
+                }
+                Some(_) => {}
+                None => must!(end.is_cut_short || at.0 == held, "{job}/{partition} ends at {at}, the log at {held}"),
+            }
             let mut windows: BTreeMap<WindowId, Vec<&Marker>> = BTreeMap::new();
             markers.iter().for_each(|marker| windows.entry(marker.plan.window.id()).or_default().push(marker));
             let newest: Vec<&Marker> = windows.values().filter_map(|all| all.last()).copied().collect();
@@ -98,6 +104,7 @@ impl Audit {
                 all.each_once()?;
             }
             for marker in markers {
+                volume::ends_rightly(marker, history, end.sent)?;
                 let expected = all.expected(marker)?;
                 let name = format!("{job}/{}/{partition}/{}", marker.plan.window.id(), marker.plan.revision);
                 let ledger = (marker.ledger, expected.ledger);
@@ -127,15 +134,19 @@ impl Audit {
 /// Windows are complete one after the other, and reduces have joined what their parts hold.
 fn windows(seen: &Seen, job: &JobName, spec: &JobSpec, end: &End<'_>) -> Checked {
     let mut completes: Vec<_> = seen.files.completes.values().filter(|complete| complete.job == *job).collect();
-    completes.sort_by_key(|complete| (complete.plan.window.start, complete.plan.revision));
-    let completes: Vec<_> =
-        completes.chunk_by(|a, b| a.plan.window == b.plan.window).filter_map(|all| all.last()).copied().collect();
+    completes.sort_by_key(|complete| (complete.plan.window.id(), complete.plan.revision));
+    let completes: Vec<_> = completes
+        .chunk_by(|a, b| a.plan.window.id() == b.plan.window.id())
+        .filter_map(|all| all.last())
+        .copied()
+        .collect();
     let Some(progress) = seen.progress.get(job) else { return Ok(()) };
-    let mut at = progress.origin;
+    let (mut at, of_volume) = (progress.origin, spec.window.volume().is_some());
     for complete in &completes {
         // Within a run of empty windows, the run has counted it.
         if complete.plan.windows > 0 {
-            must!(end.is_cut_short || complete.plan.window.start == at, "{job}: no window from {at} on is complete");
+            let in_order = of_volume || end.is_cut_short || complete.plan.window.start == at;
+            must!(in_order, "{job}: no window from {at} on is complete");
             at = complete.plan.until;
         }
         // A revision that was cut short may have replaced some parts.
@@ -152,7 +163,8 @@ fn windows(seen: &Seen, job: &JobName, spec: &JobSpec, end: &End<'_>) -> Checked
         same(&format!("{job}/{} reduced", complete.plan.window.id()), reduced, parts)?;
     }
     if !end.is_cut_short {
-        must!(at == progress.finish_planned_through, "{job}: windows are complete up to {at}, of {progress:?}");
+        let through = of_volume || at == progress.finish_planned_through;
+        must!(through, "{job}: windows are complete up to {at}, of {progress:?}");
         let n: u64 = completes.iter().map(|complete| complete.plan.windows).sum();
         must!(n == progress.windows_complete, "{job}: {n} windows are complete, of {progress:?}");
     }

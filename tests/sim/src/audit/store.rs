@@ -10,7 +10,7 @@ use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::state::{Task, keys};
 use windrow_protocol::{JobName, Ledger, Revision, WindowId, paths};
 
-use super::{Audit, Checked, Seen, must};
+use super::{Audit, Checked, Seen, must, volume};
 use crate::faulty_store::Change;
 use crate::locked;
 
@@ -99,7 +99,10 @@ fn marker(seen: &mut Seen, path: &str, bytes: &Bytes) -> Checked {
     match task {
         Task::Map(plan) => {
             let marker: Marker = serde_json::from_slice(bytes).map_err(unreadable)?;
-            must!(marker.plan == *plan, "{path} says {:?} but the plan is {plan:?}", marker.plan);
+            match plan.volume() {
+                Some(cut) => volume::marked(path, plan, cut, &marker)?,
+                None => must!(marker.plan == *plan, "{path} says {:?} but the plan is {plan:?}", marker.plan),
+            }
             marker.ledger.check().map_err(|broken| format!("{path}: {broken}"))?;
             name(seen, path, marker.plan.revision, &marker)?;
             seen.files.maps.insert(path.to_owned(), marker);

@@ -1,0 +1,217 @@
+//! Cutting partitions into windows of volume. Of each partition one window at most has no end yet: its batch is planned as
+//! soon as the log holds something of it, and handed out when it is likely to be full or over, see
+//! `windrow_protocol::volume`. Partitions run beside each other.
+
+use std::collections::BTreeMap;
+
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use windrow_ports::LogError;
+use windrow_ports::meta::{Compare, Op};
+use windrow_protocol::cut::{Cursor, Lookup};
+use windrow_protocol::plan::{BatchId, Part, SealedBy};
+use windrow_protocol::state::{BatchRecord, BatchState, Progress, Task, keys};
+use windrow_protocol::volume::{Observed, Offer, Seen, Until, VolumeCut, Waiting, likely_full_at, offer};
+use windrow_protocol::{JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, Window};
+
+use super::{Ends, Planner, READS, Silent, Step, Write, time_of};
+use crate::TickError;
+use crate::view::{Versioned, View, encode};
+
+/// Per partition the batch of the window that has no end yet.
+pub type OpenBatches = BTreeMap<PartitionId, Versioned<BatchRecord>>;
+
+/// A job's open batches of volume.
+pub fn open_batches(view: &View, job: &JobName) -> OpenBatches {
+    let batches = view.batches.get(job).into_iter().flatten();
+    let open = batches.filter_map(|(_, batch)| match &batch.value.task {
+        Task::Map(plan) if plan.volume().is_some() && !matches!(batch.value.state, BatchState::Committed(_)) => {
+            Some((plan.partition, batch.clone()))
+        }
+        _ => None,
+    });
+    open.collect()
+}
+
+/// A batch that may be handed out.
+struct Candidate {
+    record: BatchRecord,
+    plan: Plan,
+    /// Its revision, if it is stored.
+    stored: Option<i64>,
+}
+
+impl Candidate {
+    /// The moment to look up: when its window is over, if that is known.
+    fn over(&self) -> Option<(PartitionId, Timestamp)> {
+        let (cut, waiting) = (self.plan.volume()?, self.record.waiting.as_ref()?);
+        Some((self.plan.partition, waiting.seen.over(&cut.until)?))
+    }
+}
+
+impl Planner<'_> {
+    /// One step over windows of volume.
+    pub(super) async fn volume_step(&self, until: Until, ends: &Ends, silent: &Silent) -> Result<Step, TickError> {
+        let problem = self.lost_end(ends);
+        if self.progress.is_none() {
+            return Ok(Step { writes: vec![self.first_progress()], problem });
+        }
+        let mut writes = self.volume_cursors(ends);
+        let mut candidates = self.unread(ends);
+        candidates.extend(self.new_batches(until, ends).await?);
+        // After the bounds: what comes in between is beyond the high watermark that was read.
+        let times: Vec<_> = candidates.iter().filter_map(Candidate::over).collect();
+        let found = self.look_up(times.iter().copied()).await?;
+        let found: BTreeMap<PartitionId, Lookup> = times.into_iter().map(|(p, _)| p).zip(found).collect();
+        for candidate in candidates {
+            let partition = candidate.plan.partition;
+            let Some(bounds) = ends.get(&partition) else { continue };
+            let idle_timeout = self.job.spec.idle_timeout;
+            let observed = Observed {
+                high_watermark: bounds.high_watermark,
+                at_over: found.get(&partition).copied(),
+                silent: silent.get(&partition).is_some_and(|silent| *silent >= idle_timeout),
+                now: self.parts.clock.now(),
+            };
+            writes.extend(self.offered(candidate, observed));
+        }
+        Ok(Step { writes, problem })
+    }
+
+    /// Without it no window would be counted.
+    fn first_progress(&self) -> Write {
+        let key = keys::progress(&self.job.name);
+        let none = Timestamp::default();
+        let progress = Progress { origin: none, finish_planned_through: none, windows_complete: 0 };
+        Write { when: vec![Compare::Absent(key.clone())], then: vec![Op::put(key, encode(&progress))] }
+    }
+
+    /// Cursors of partitions that have none: windows begin where the log does.
+    fn volume_cursors(&self, ends: &Ends) -> Vec<Write> {
+        let new = ends.iter().filter(|(partition, _)| !self.cursors.contains_key(partition));
+        let write = |(partition, bounds): (&PartitionId, &windrow_ports::log::Bounds)| {
+            let key = keys::cursor(&self.job.name, *partition);
+            let cursor = Cursor::of_volume(self.topic.id.clone(), bounds.log_start);
+            Write { when: vec![Compare::Absent(key.clone())], then: vec![Op::put(key, encode(&cursor))] }
+        };
+        new.map(write).collect()
+    }
+
+    /// Batches that wait in nobody's hands, and are not sealed yet.
+    fn unread(&self, ends: &Ends) -> Vec<Candidate> {
+        let waiting = self.open.values().filter_map(|batch| {
+            let Task::Map(plan) = &batch.value.task else { return None };
+            let may_change = batch.value.state == BatchState::Pending
+                && plan.volume().is_some_and(|cut| cut.sealed_at.is_none())
+                && ends.contains_key(&plan.partition);
+            may_change.then(|| Candidate {
+                record: batch.value.clone(),
+                plan: plan.clone(),
+                stored: Some(batch.revision),
+            })
+        });
+        waiting.collect()
+    }
+
+    /// Batches of partitions that have no open window and something to begin one with. Not while very much is in flight:
+    /// last steps that fail must not pile up without end.
+    async fn new_batches(&self, until: Until, ends: &Ends) -> Result<Vec<Candidate>, TickError> {
+        if self.in_flight.saturating_sub(self.open.len()) >= self.max_in_flight {
+            return Ok(Vec::new());
+        }
+        let mut reads = Vec::new();
+        for (partition, cursor) in &self.cursors {
+            let Some(bounds) = ends.get(partition) else { continue };
+            let start = cursor.value.end;
+            if self.open.contains_key(partition) || bounds.high_watermark <= start {
+                continue;
+            }
+            let first = start.max(bounds.log_start);
+            let look = async move {
+                let time = match until.within {
+                    Some(_) => time_of(&*self.parts.log, self.name(), *partition, first).await?,
+                    None => None,
+                };
+                Ok::<_, LogError>(self.new_batch(*partition, &cursor.value, until, bounds.log_start, time))
+            };
+            reads.push(look.boxed());
+        }
+        Ok(futures::stream::iter(reads).buffered(READS).try_collect().await?)
+    }
+
+    fn new_batch(
+        &self,
+        partition: PartitionId,
+        cursor: &Cursor,
+        until: Until,
+        log_start: Offset,
+        first: Option<Timestamp>,
+    ) -> Candidate {
+        let start = cursor.end;
+        let lost = (log_start > start).then(|| OffsetRange::new(start, log_start));
+        if let Some(lost) = lost {
+            tracing::error!(job = %self.job.name, %partition, %lost, "data loss: retention passed offsets that were not planned yet");
+        }
+        let range = OffsetRange::new(start, start);
+        let plan = Plan {
+            revises: None,
+            topic: self.name().clone(),
+            topic_id: self.topic.id.clone(),
+            partition,
+            window: Window::of_volume(partition, start),
+            read: range,
+            owned: range,
+            lost,
+            sealed_by: SealedBy::Volume(VolumeCut::new(until)),
+            revision: Revision(0),
+            spec_hash: self.job.spec.hash(),
+            generation: self.job.generation,
+        };
+        let (window, part) = (plan.window.id(), Part::Partition(partition));
+        let id = BatchId { job: self.job.name.clone(), window, part, revision: Revision(0) };
+        let seen = Seen::nothing(start.max(log_start), first);
+        let full_at = likely_full_at(until.amount, &seen, cursor.pace.unwrap_or_default());
+        let waiting = Some(Waiting { seen, until: full_at });
+        let record = BatchRecord { waiting, ..BatchRecord::new(id, Task::Map(plan.clone())) };
+        Candidate { record, plan, stored: None }
+    }
+
+    /// The write that stores a new batch, or hands out or seals one that waits. A worker that takes it meanwhile makes the
+    /// write fail: what it reads is not sealed under its hands.
+    fn offered(&self, candidate: Candidate, observed: Observed) -> Option<Write> {
+        let Candidate { mut record, mut plan, stored } = candidate;
+        let start = plan.owned.start;
+        let mut waiting = record.waiting.unwrap_or(Waiting { seen: Seen::nothing(start, None), until: None });
+        let SealedBy::Volume(cut) = &mut plan.sealed_by else { return None };
+        let offered = offer(&cut.until, start, &waiting, observed);
+        match offered {
+            Offer::Wait if stored.is_some() => return None,
+            Offer::Wait => {}
+            Offer::HandOut => waiting.until = None,
+            Offer::Seal(end) => {
+                (waiting.until, cut.sealed_at) = (None, Some(end));
+                record.task = Task::Map(plan);
+            }
+        }
+        record.waiting = Some(waiting);
+        let partition = match record.id.part {
+            Part::Partition(partition) => partition,
+            Part::Finish => return None,
+        };
+        let key = keys::batch(&self.job.name, record.id.window, record.id.part);
+        let mut write = Write::default();
+        match stored {
+            Some(revision) => write.when.push(Compare::Modified(key.clone(), revision)),
+            // The cursor stands where this window begins: it was not read and done with meanwhile.
+            None => {
+                let cursor = keys::cursor(&self.job.name, partition);
+                write.when.push(Compare::Absent(key.clone()));
+                write.when.push(Compare::Modified(cursor, self.cursors.get(&partition)?.revision));
+            }
+        }
+        write.then.push(Op::put(key, encode(&record)));
+        Some(write)
+    }
+}
+
+#[cfg(test)]
+mod tests;
