@@ -43,6 +43,9 @@ pub struct SharedReads {
     most: usize,
 }
 
+/// What the log gives.
+type Chunks = BoxStream<'static, Result<Vec<Record>, LogError>>;
+
 /// A range that is being read.
 struct Reading {
     shared: SharedReads,
@@ -52,7 +55,7 @@ struct Reading {
     /// What is left to read.
     range: OffsetRange,
     /// What the log is giving, and up to which offset it will.
-    from_log: Option<(BoxStream<'static, Result<Vec<Record>, LogError>>, Offset)>,
+    from_log: Option<(Chunks, Offset)>,
 }
 
 impl Reading {
@@ -110,12 +113,7 @@ impl SharedReads {
 
     /// The records of a part of a plan's range, in order, as [`Log::read`]. Those of a plan whose range is mostly its own
     /// are not kept: no other batch needs them.
-    pub fn read(
-        &self,
-        log: &Arc<dyn Log>,
-        plan: &Plan,
-        range: OffsetRange,
-    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+    pub fn read(&self, log: &Arc<dyn Log>, plan: &Plan, range: OffsetRange) -> Chunks {
         if !plan.overlaps_others() {
             return log.read(&plan.topic, plan.partition, range);
         }
