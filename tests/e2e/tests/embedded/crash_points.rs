@@ -26,7 +26,7 @@ use crate::mortal::{Life, Mortal};
 const STRIDE: usize = 23;
 
 /// Runs beside each other; each waits for its disk and its clock most of the time.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 3;
 
 /// More than any role calls in a run.
 const MOST_CALLS: i64 = 3_000;
