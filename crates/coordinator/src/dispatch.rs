@@ -181,7 +181,9 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     for (_, worker) in &first {
         free.entry(worker.clone()).and_modify(|slots| *slots -= 1);
     }
-    let again = scheduler::solve(scheduler::Problem { free, waiting: waiting(true) });
+    let has_left = free.values().any(|slots| *slots > 0);
+    let again = if has_left { waiting(true) } else { Vec::new() };
+    let again = scheduler::solve(scheduler::Problem { free, waiting: again });
     for (batch, worker) in first.into_iter().chain(again) {
         if write.when.len() + 3 > MOST || bytes >= ENOUGH_TXN_BYTES {
             break;

@@ -10,11 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use windrow_protocol::JobName;
 use windrow_protocol::marker::{Committed, Complete, Marker};
 use windrow_protocol::paths::{self, StagedBy};
 use windrow_protocol::plan::Part;
 use windrow_protocol::state::keys;
-use windrow_protocol::{JobName, Revision};
 
 use crate::{Parts, TickError};
 
@@ -105,11 +105,9 @@ impl Janitor {
 async fn publish<M: Committed>(parts: &Parts, staged: &StagedBy) -> Result<bool, TickError> {
     let StagedBy { job, window, part, attempt } = staged;
     let markers = parts.store.list(&paths::window_commits(job, *window)).await?;
-    let revisions = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
-    let newest: Option<Revision> =
-        revisions.filter(|(_, _, of, _)| of == part).map(|(_, _, _, revision)| revision).max();
-    let Some(newest) = newest else { return Ok(false) };
-    let marker = parts.store.read_marker::<M>(&paths::marker(job, *window, *part, newest)).await?;
+    let newest = paths::newest(markers.iter().map(|object| object.path.as_str()));
+    let Some(newest) = newest.get(part) else { return Ok(false) };
+    let marker = parts.store.read_marker::<M>(&paths::marker(job, *window, *part, *newest)).await?;
     let Some(marker) = marker.filter(|marker| marker.attempt() == attempt) else { return Ok(false) };
     parts.store.publish(&marker).await?;
     Ok(true)

@@ -291,12 +291,9 @@ pub fn refusal(wish: &Wish, known: &Known, has_reduce: impl Fn(&str) -> Option<b
 /// What decides a window's next revision. The window has no batch in flight.
 pub async fn known(store: &Store, job: &JobName, window: WindowId, wish: &Wish) -> Result<Known, StoreError> {
     let listed = store.list(&paths::window_commits(job, window)).await?;
-    let newest = listed.iter().filter_map(|object| match paths::parse_marker(&object.path) {
-        Some((_, _, Part::Finish, revision)) => Some(revision),
-        _ => None,
-    });
-    let Some(revision) = newest.max() else { return Ok(Known::default()) };
-    let path = paths::marker(job, window, Part::Finish, revision);
+    let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
+    let Some(revision) = newest.get(&Part::Finish) else { return Ok(Known::default()) };
+    let path = paths::marker(job, window, Part::Finish, *revision);
     let there = |found: Option<Complete>| found.ok_or_else(|| StoreError::NotFound(path.clone()));
     let complete = there(store.read_marker::<Complete>(&path).await?)?;
     let mut wanted = revise::partitions(wish, Some(&complete));

@@ -156,6 +156,14 @@ fn check_plan(plan: &LogicalPlan, table: &str) -> Result<usize, Refusal> {
 
 fn check_output(schema: &Schema) -> Result<(), Refusal> {
     for (i, field) in schema.fields().iter().enumerate() {
+        if field.name().is_empty() {
+            return Err(refusal("INVALID_COLUMN", "a column of the output has no name; give it one with AS"));
+        }
+        if field.name().eq_ignore_ascii_case("window") {
+            let message = "a column of the output is called \"window\": readers of the folders `window=...` would take \
+                           the folder's name for it; call it something else with AS";
+            return Err(refusal("RESERVED_COLUMN", message));
+        }
         if schema.fields()[..i].iter().any(|before| before.name() == field.name()) {
             let message = format!("column {:?} is in the output twice; name one of them with AS", field.name());
             return Err(refusal("DUPLICATE_COLUMN", message));

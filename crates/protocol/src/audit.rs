@@ -137,8 +137,7 @@ fn rows_in(files: &[FileEntry], marker: &Marker, dataset: Dataset) -> u64 {
 }
 
 fn rows_of(files: &[FileEntry], job: &JobName, dataset: Dataset) -> u64 {
-    let folder = format!("{}/", paths::dataset(job, dataset));
-    files.iter().filter(|file| file.path.starts_with(&folder)).map(|file| file.rows).sum()
+    files.iter().filter(|file| file.is_in(job, dataset)).map(|file| file.rows).sum()
 }
 
 #[cfg(test)]
@@ -188,6 +187,7 @@ mod tests {
             },
             files: vec![file(Dataset::Data, 4), file(Dataset::Late, 5), file(Dataset::Quarantine, 2)],
             quarantine_reasons: vec![],
+            absent: vec![],
             skipped: None,
             amends: None,
             carried: None,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::paths::{self, Dataset};
 use crate::plan::{FinishPlan, OffsetRange, Plan};
 use crate::revise::Amends;
 use crate::{AttemptId, JobName, Ledger, PartitionId, Timestamp};
@@ -23,6 +24,22 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
+impl FileEntry {
+    /// Whether readers find it in this dataset of the job.
+    pub fn is_in(&self, job: &JobName, dataset: Dataset) -> bool {
+        is_within(&self.path, &paths::dataset(job, dataset))
+    }
+
+    /// Whether it is of a result that a later revision has replaced, kept for those who want to see what it was.
+    pub fn is_kept(&self, job: &JobName) -> bool {
+        is_within(&self.path, &paths::revisions(job))
+    }
+}
+
+fn is_within(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// `_commits/<window>/<partition>.r<revision>.json`: the result of one partition's batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,6 +53,9 @@ pub struct Marker {
     /// Reasons of quarantine, the first few, for people to read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantine_reasons: Vec<String>,
+    /// Declared columns of which no reading of the window has a value, if there are readings: misspelt, perhaps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<String>,
     /// Why somebody has given the batch up: nothing was computed, and it has no files. What it owned counts as lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,

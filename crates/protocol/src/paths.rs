@@ -2,6 +2,8 @@
 //!
 //! Paths are relative to the store's root. All segments are validated ids, so no input can escape its folder.
 
+use std::collections::BTreeMap;
+
 use crate::plan::Part;
 use crate::{AttemptId, JobName, PartitionId, Revision, WindowId};
 
@@ -139,6 +141,16 @@ pub fn parse_marker(path: &str) -> Option<(JobName, WindowId, Part, Revision)> {
     let job = JobName::new(job).ok()?;
     let (window, revision) = (window.parse().ok()?, Revision(revision.parse().ok()?));
     (marker(&job, window, part, revision) == path).then_some((job, window, part, revision))
+}
+
+/// The newest revision of each part of a window, of the paths of its markers.
+pub fn newest<'a>(markers: impl IntoIterator<Item = &'a str>) -> BTreeMap<Part, Revision> {
+    let mut newest = BTreeMap::new();
+    for (_, _, part, revision) in markers.into_iter().filter_map(parse_marker) {
+        let held = newest.entry(part).or_insert(revision);
+        *held = revision.max(*held);
+    }
+    newest
 }
 
 #[cfg(test)]

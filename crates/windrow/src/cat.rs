@@ -116,6 +116,7 @@ pub async fn run(args: Args) -> Result<()> {
     }
     if args.dataset == What::Data {
         note_quarantine(&windows);
+        note_absent(&windows);
     }
     if args.output == Form::Name {
         let mut out = std::io::stdout().lock();
@@ -139,6 +140,19 @@ fn note_quarantine(windows: &[Past]) {
         let reasons = windows.iter().flat_map(|past| &past.partitions).flat_map(|marker| &marker.quarantine_reasons);
         let first = reasons.take(1).map(|reason| format!(", the first of them since {reason}")).collect::<String>();
         eprintln!("{} could not be used{first}; --dataset quarantine shows them", output::count(count, "reading"));
+    }
+}
+
+/// Tells of declared columns that no reading had: mostly a name is misspelt, and the result full of NULL.
+fn note_absent(windows: &[Past]) {
+    let mut markers = windows.iter().flat_map(|past| &past.partitions).filter(|marker| marker.ledger.kept > 0);
+    let mut absent = markers.next().map(|marker| marker.absent.clone()).unwrap_or_default();
+    markers.for_each(|marker| absent.retain(|name| marker.absent.contains(name)));
+    if !absent.is_empty() {
+        eprintln!(
+            "no reading has {}, which spec.source of the job declares: is it spelt as in the readings?",
+            absent.join(", ")
+        );
     }
 }
 
@@ -182,9 +196,7 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
 
 /// Whether a file has rows of a dataset: where readers find it, or, of the result, where a later revision has kept it.
 pub fn holds(job: &JobName, dataset: Dataset, file: &FileEntry) -> bool {
-    let within = |folder: String| file.path.starts_with(&format!("{folder}/"));
-    file.rows > 0
-        && (within(paths::dataset(job, dataset)) || (dataset == Dataset::Data && within(paths::revisions(job))))
+    file.rows > 0 && (file.is_in(job, dataset) || (dataset == Dataset::Data && file.is_kept(job)))
 }
 
 fn files(past: &Past) -> impl Iterator<Item = FileEntry> {

@@ -102,17 +102,12 @@ pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: 
 
 /// One window, if it is complete: the newest revision of its markers.
 pub async fn window(store: &Store, job: &JobName, id: WindowId, partitions: bool) -> Result<Option<Past>> {
-    let mut newest: std::collections::BTreeMap<Part, Revision> = std::collections::BTreeMap::new();
-    for object in store.list(&paths::window_commits(job, id)).await? {
-        if let Some((_, _, part, revision)) = paths::parse_marker(&object.path) {
-            let held = newest.entry(part).or_insert(revision);
-            *held = revision.max(*held);
-        }
-    }
+    let listed = store.list(&paths::window_commits(job, id)).await?;
+    let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
     let Some(revision) = newest.get(&Part::Finish) else { return Ok(None) };
     let path = paths::marker(job, id, Part::Finish, *revision);
     let Some(mut complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
-    complete.files.retain(|file| is_result(job, file));
+    complete.files.retain(|file| !file.is_kept(job));
     let mut past = Past { complete, partitions: vec![] };
     if partitions {
         let markers = newest.iter().filter_map(|(part, revision)| match part {
@@ -129,7 +124,7 @@ pub async fn window(store: &Store, job: &JobName, id: WindowId, partitions: bool
 pub async fn revision(store: &Store, job: &JobName, id: WindowId, revision: Revision) -> Result<Option<Past>> {
     let path = paths::marker(job, id, Part::Finish, revision);
     let Some(mut complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
-    complete.files.retain(|file| is_result(job, file));
+    complete.files.retain(|file| !file.is_kept(job));
     let wanted = complete.plan.partitions.iter().map(|partition| (*partition, complete.plan.revision_of(*partition)));
     let mut partitions = read_partitions(store, job, id, wanted.collect()).await?;
     let listed = store.list(&paths::window_commits(job, id)).await?;
@@ -181,15 +176,10 @@ async fn read_partitions(
     let found: Vec<Option<Marker>> =
         futures::stream::iter(markers).map(read).buffered(CONCURRENCY).try_collect().await?;
     let found = found.into_iter().flatten().map(|mut marker| {
-        marker.files.retain(|file| is_result(job, file));
+        marker.files.retain(|file| !file.is_kept(job));
         marker
     });
     Ok(found.collect())
-}
-
-/// Whether a file is of a marker's own result, not what it has kept of the one before.
-fn is_result(job: &JobName, file: &FileEntry) -> bool {
-    !file.path.starts_with(&format!("{}/", paths::revisions(job)))
 }
 
 #[cfg(test)]

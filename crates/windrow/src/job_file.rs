@@ -201,6 +201,21 @@ impl Document {
     }
 }
 
+/// Where the jobs of several files stand.
+#[derive(Debug, Default)]
+pub struct Places(BTreeMap<String, String>);
+
+impl Places {
+    /// Notes a document's job; a problem if one of its name was noted before.
+    pub fn second(&mut self, document: &Document) -> Option<Problem> {
+        let name = document.name()?;
+        let place = format!("{}:{}", document.file, document.line());
+        let before = self.0.insert(name.to_owned(), place)?;
+        let message = format!("job {name} is in {before} already");
+        Some(document.problem(Violation::new("metadata.name", "DUPLICATE_JOB", message)))
+    }
+}
+
 /// Everything that is wrong with a job and can be seen without a cluster.
 pub async fn check(file: &JobFile) -> Vec<Violation> {
     let mut violations = file.check(Limits::default());

@@ -51,12 +51,14 @@ pub async fn run(args: Args) -> Result<()> {
     };
     let sources = job_file::sources(&args.files)?;
     let (mut checked, mut wrong) = (Vec::new(), 0);
+    let mut places = job_file::Places::default();
     for source in &sources {
         match source.documents() {
             Err(problem) => checked.push((source.name.clone(), None, vec![Check::of("file", vec![problem])])),
             Ok(documents) => {
                 for document in documents {
-                    let checks = checks(&document, client.as_ref()).await?;
+                    let mut checks = checks(&document, client.as_ref()).await?;
+                    checks.extend(places.second(&document).map(|problem| Check::of("name", vec![problem])));
                     checked.push((source.name.clone(), document.name().map(str::to_owned), checks));
                 }
             }

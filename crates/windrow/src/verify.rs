@@ -9,13 +9,13 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 use tonic::Code;
 use windrow_ports::Log;
-use windrow_protocol::marker::{Complete, Marker};
+use windrow_protocol::marker::{Committed, Complete, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
 use windrow_protocol::{
     JobName, Ledger, Offset, OffsetRange, PartitionId, Revision, Timestamp, TopicName, WindowId, audit, paths,
 };
-use windrow_storage::Store;
+use windrow_storage::{Store, StoreError};
 use windrow_wire::convert;
 
 use crate::client::said;
@@ -213,14 +213,14 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, state: State) -> 
         match paths::parse_marker(&object.path) {
             None => report.findings.push(format!("{} is no marker", object.path)),
             Some((_, window, Part::Finish, _)) => {
-                let marker = store.read_marker::<Complete>(&object.path).await?;
-                report.expect_own_place(&object.path, marker.as_ref().is_some_and(|m| m.plan.window.id() == window));
+                let marker = report.read::<Complete>(store, &object.path).await?;
+                report.expect_own_place(&object.path, marker.as_ref().is_none_or(|m| m.plan.window.id() == window));
                 complete.extend(marker);
             }
             Some((_, window, Part::Partition(partition), _)) => {
-                let marker = store.read_marker::<Marker>(&object.path).await?;
+                let marker = report.read::<Marker>(store, &object.path).await?;
                 let own = |m: &Marker| m.plan.window.id() == window && m.plan.partition == partition;
-                report.expect_own_place(&object.path, marker.as_ref().is_some_and(own));
+                report.expect_own_place(&object.path, marker.as_ref().is_none_or(own));
                 batches.entry(partition).or_default().extend(marker);
             }
         }
@@ -272,6 +272,21 @@ async fn published(store: &Store, job: &JobName) -> Result<Vec<String>> {
 }
 
 impl Report {
+    /// A marker; one that can't be read is a finding, and the others are looked at all the same.
+    async fn read<M: Committed>(&mut self, store: &Store, path: &str) -> Result<Option<M>> {
+        match store.read_marker::<M>(path).await {
+            Ok(None) => {
+                self.findings.push(format!("{path} went away while the job was verified"));
+                Ok(None)
+            }
+            Err(StoreError::Broken(what)) => {
+                self.findings.push(format!("marker {what}"));
+                Ok(None)
+            }
+            found => Ok(found?),
+        }
+    }
+
     fn expect_own_place(&mut self, path: &str, own: bool) {
         if !own {
             self.findings.push(format!("{path} is the marker of another window or partition than its name says"));

@@ -123,8 +123,8 @@ impl Run<'_> {
             return Ok(());
         }
         Err(AttemptError::Park(format!(
-            "{} stands already, with another plan: the output of an earlier job of this name is in the store. Move or \
-             delete {}/ there and retry, or apply the job under another name",
+            "{} stands already, with another plan: an earlier job of this name has put its output there. Nothing was \
+             changed. Apply the job under another name, or delete it, move {}/ away in the store, and apply it again",
             self.marker_path(),
             self.id.job
         )))
@@ -144,7 +144,7 @@ impl Run<'_> {
             (None, None) => self.compute(plan).await,
         };
         self.clear_if_failed(&staged).await;
-        let Staged { files, ledger, quarantine_reasons, amends, carried, skipped, found } = staged?;
+        let Staged { files, ledger, quarantine_reasons, absent, amends, carried, skipped, found } = staged?;
         let plan = &found.map_or_else(|| plan.clone(), |found| plan.with_end(found));
         let marker = Marker {
             version: MARKER_VERSION,
@@ -154,6 +154,7 @@ impl Run<'_> {
             ledger,
             files,
             quarantine_reasons,
+            absent,
             skipped: self.skip.cloned().or(skipped),
             amends,
             carried,
@@ -202,11 +203,8 @@ impl Run<'_> {
         let work = self.work(plan, vec![range], false);
         let (staging, result) = (self.staging(), self.result());
         let missing = range.start.0.abs_diff(plan.read.start.0);
-        let (log, planned) = (self.tools.log.clone(), plan.clone());
         let staged = async move {
-            let Computed { outputs, mut ledger, quarantine_reasons, amends, found } = work.run().await?;
-            // It may have been made anew while it was read.
-            expect_topic(&*log, &planned).await?;
+            let Computed { outputs, mut ledger, quarantine_reasons, absent, amends, found } = work.run().await?;
             ledger.lost_offsets = ledger.lost_offsets.max(missing);
             ledger.check().map_err(AttemptError::Park)?;
             let mut files = Vec::new();
@@ -215,7 +213,7 @@ impl Run<'_> {
                 let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
                 files.extend(staging.stage(dataset, 0, written).await?);
             }
-            Ok(Staged { files, quarantine_reasons, amends, found, ..Staged::nothing(ledger) })
+            Ok(Staged { files, quarantine_reasons, absent, amends, found, ..Staged::nothing(ledger) })
         };
         self.tools.place.run(staged).await
     }
@@ -302,13 +300,12 @@ impl Run<'_> {
             ledger = ledger.plus(&marker.ledger);
             let (attempt, skipped) = (marker.attempt.clone(), marker.skipped.clone());
             inputs.push(Input { partition: *partition, attempt, skipped });
-            let folder = format!("{}/", paths::dataset(&self.id.job, self.result()));
-            let results: Vec<FileEntry> =
-                marker.files.into_iter().filter(|file| file.path.starts_with(&folder)).collect();
+            let is_result = |file: &FileEntry| file.is_in(&self.id.job, self.result());
+            let results: Vec<FileEntry> = marker.files.into_iter().filter(is_result).collect();
             rows += results.iter().map(|file| file.rows).sum::<u64>();
             parts.extend(results);
         }
-        let (mut files, data) = (Vec::new(), format!("{}/", paths::dataset(&self.id.job, Dataset::Data)));
+        let mut files = Vec::new();
         if self.spec.reduce.is_some() {
             files = match (self.skip, base) {
                 (None, base) => {
@@ -320,7 +317,7 @@ impl Run<'_> {
                 (Some(_), Some(base)) => self.results(&base.files),
                 (Some(_), None) => Vec::new(),
             };
-            rows = files.iter().filter(|file| file.path.starts_with(&data)).map(|file| file.rows).sum();
+            rows = files.iter().filter(|file| file.is_in(&self.id.job, Dataset::Data)).map(|file| file.rows).sum();
         }
         let complete = Complete {
             version: MARKER_VERSION,
@@ -343,7 +340,7 @@ impl Run<'_> {
 }
 
 /// The topic must be the planned one, not another of its name.
-async fn expect_topic(log: &dyn Log, plan: &Plan) -> Result<(), AttemptError> {
+pub(crate) async fn expect_topic(log: &dyn Log, plan: &Plan) -> Result<(), AttemptError> {
     if log.topic(&plan.topic).await?.id == plan.topic_id {
         return Ok(());
     }
@@ -358,6 +355,7 @@ struct Staged {
     files: Vec<FileEntry>,
     ledger: Ledger,
     quarantine_reasons: Vec<String>,
+    absent: Vec<String>,
     amends: Option<Amends>,
     carried: Option<OffsetRange>,
     /// The batch was given up before, and is not made up for.
@@ -368,8 +366,8 @@ struct Staged {
 
 impl Staged {
     fn nothing(ledger: Ledger) -> Self {
-        let (files, quarantine_reasons) = (Vec::new(), Vec::new());
-        Self { files, ledger, quarantine_reasons, amends: None, carried: None, skipped: None, found: None }
+        let (files, quarantine_reasons, absent) = (Vec::new(), Vec::new(), Vec::new());
+        Self { files, ledger, quarantine_reasons, absent, amends: None, carried: None, skipped: None, found: None }
     }
 }
 
@@ -421,8 +419,7 @@ fn check_rows(path: &Path, part: &FileEntry) -> Result<(), AttemptError> {
 }
 
 fn summary(marker: &Marker, result: Dataset) -> Summary {
-    let folder = format!("{}/", paths::dataset(&marker.job, result));
-    let rows = marker.files.iter().filter(|file| file.path.starts_with(&folder)).map(|file| file.rows).sum();
+    let rows = marker.files.iter().filter(|file| file.is_in(&marker.job, result)).map(|file| file.rows).sum();
     let bytes = marker.files.iter().map(|file| file.bytes).sum();
     let found = marker.plan.volume().and_then(|cut| cut.found);
     Summary { rows, bytes, ledger: marker.ledger, amends: marker.amends.clone(), found }

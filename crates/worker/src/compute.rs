@@ -21,7 +21,7 @@ use windrow_protocol::volume::{Fill, Seen};
 use windrow_protocol::{JobSpec, Ledger, OffsetRange, Plan};
 
 use crate::SharedReads;
-use crate::attempt::AttemptError;
+use crate::attempt::{AttemptError, expect_topic};
 use crate::intake::{Intake, Taken, quarantine_schema};
 
 /// Batches of `readings` between reading and SQL.
@@ -88,6 +88,7 @@ pub struct Computed {
     pub outputs: Vec<(Dataset, Vec<WrittenFile>)>,
     pub ledger: Ledger,
     pub quarantine_reasons: Vec<String>,
+    pub absent: Vec<String>,
     pub amends: Option<Amends>,
     /// Of a window of volume: where it ends, and what is in it.
     pub found: Option<Seen>,
@@ -108,10 +109,10 @@ impl Map {
         // A feed that failed is the cause, whatever the query made of what it got.
         let Fed { intake, sides: Sides { late, quarantine }, found } = fed?;
         let (ledger, quarantine_reasons) = intake.ledger();
-        let amends = intake.amends().cloned();
+        let (amends, absent) = (intake.amends().cloned(), intake.absent());
         let outputs =
             vec![(self.result, written?), (Dataset::Late, late.finish()?), (Dataset::Quarantine, quarantine.finish()?)];
-        Ok(Computed { outputs, ledger, quarantine_reasons, amends, found })
+        Ok(Computed { outputs, ledger, quarantine_reasons, absent, amends, found })
     }
 
     /// Reads a window of volume to find its end, and computes nothing.
@@ -159,6 +160,10 @@ impl Map {
                     }
                 }
             }
+        }
+        if self.ranges.iter().any(|range| !range.is_empty()) {
+            // It may have been made anew while it was read.
+            expect_topic(&*self.log, &self.plan).await?;
         }
         let found = fill.map(|fill| self.end_of(fill)).transpose()?;
         hand_on(&mut intake, &mut sides, &tell).await?;

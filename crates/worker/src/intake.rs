@@ -83,6 +83,8 @@ pub struct Intake {
     /// The window of the last late reading, and whether it is amended: late readings come in crowds.
     touched: Option<(Window, bool)>,
     amends: Option<Amends>,
+    /// Of the declared columns, in their order: whether a reading of the window has a value.
+    present: Vec<bool>,
     /// Readings of the window are set aside, and nothing else is taken: the revision that wanted them can't be computed.
     only_aside: bool,
 }
@@ -105,6 +107,7 @@ impl Intake {
             on_time: Rows::new(schema.clone(), &columns),
             late: Rows::new(schema, &columns),
             fields: json::Fields::new(spec, &columns),
+            present: vec![false; columns.len()],
             columns,
             quarantine: Quarantine::default(),
             dedup: Dedup::default(),
@@ -400,7 +403,20 @@ impl Intake {
 
     /// What has been collected since the last time.
     pub fn take(&mut self) -> Result<Taken, arrow::error::ArrowError> {
-        Ok(Taken { on_time: self.on_time.take()?, late: self.late.take()?, quarantine: self.quarantine.take()? })
+        let on_time = self.on_time.take()?;
+        if let Some(batch) = &on_time {
+            let declared = batch.columns().iter().skip(batch.num_columns() - self.present.len());
+            for (present, column) in self.present.iter_mut().zip(declared) {
+                *present |= column.null_count() < column.len();
+            }
+        }
+        Ok(Taken { on_time, late: self.late.take()?, quarantine: self.quarantine.take()? })
+    }
+
+    /// Declared columns of which none of the readings that were taken has a value; none if there are no readings.
+    pub fn absent(&self) -> Vec<String> {
+        let absent = self.columns.iter().zip(&self.present).filter(|(_, present)| self.ledger.kept > 0 && !**present);
+        absent.map(|((name, _), _)| name.clone()).collect()
     }
 
     /// The counts so far, and the first reasons of quarantine.

@@ -80,6 +80,7 @@ fn first_marker(partition: i32) -> Marker {
         ledger: Ledger::default(),
         files: vec![],
         quarantine_reasons: vec![],
+        absent: vec![],
         skipped: None,
         amends: None,
         carried: None,

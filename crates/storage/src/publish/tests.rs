@@ -104,6 +104,7 @@ fn marker(attempt: &str, files: Vec<FileEntry>) -> Marker {
         ledger: Ledger::default(),
         files,
         quarantine_reasons: vec![],
+        absent: vec![],
         skipped: None,
         amends: None,
         carried: None,

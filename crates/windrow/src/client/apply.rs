@@ -1,7 +1,6 @@
 //! `windrow apply`: creates jobs, or brings those that exist to what the files say. A file that is wrong stops it before
 //! anything is sent.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -60,7 +59,7 @@ fn print(output: Output, dry_run: bool, values: &[Value], names: &[String]) -> R
 /// All jobs of the files, once nothing is wrong with any.
 async fn read(paths: &[PathBuf]) -> Result<Vec<(Document, JobFile)>> {
     let (mut jobs, mut problems) = (Vec::new(), Vec::new());
-    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    let mut places = job_file::Places::default();
     for source in job_file::sources(paths)? {
         let documents = source.documents().unwrap_or_else(|problem| {
             problems.push(problem.to_string());
@@ -72,11 +71,7 @@ async fn read(paths: &[PathBuf]) -> Result<Vec<(Document, JobFile)>> {
                 Ok(file) => {
                     let wrong = job_file::check(&file).await;
                     problems.extend(wrong.into_iter().map(|violation| document.problem(violation).to_string()));
-                    let (name, place) =
-                        (file.metadata.name.to_string(), format!("{}:{}", document.file, document.line()));
-                    if let Some(before) = seen.insert(name.clone(), place.clone()) {
-                        problems.push(format!("{place}: job {name} is in {before} already"));
-                    }
+                    problems.extend(places.second(&document).map(|problem| problem.to_string()));
                     jobs.push((document, file));
                 }
             }

@@ -55,6 +55,8 @@ pub struct Reader {
 pub enum Cell {
     Absent,
     I64(i64),
+    /// An integer that no i64 holds: an id of 20 digits, say. As an f64 it would be equal to its neighbours.
+    Big(f64),
     F64(f64),
     Bool(bool),
     Text(String),
@@ -98,6 +100,7 @@ impl Reader {
         if let Ok(value) = text.parse() {
             return Some(Cell::I64(value));
         }
+        let is_integer = text.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit());
         let parsed = if !self.decimal_comma {
             text.parse()
         } else if text.contains('.') {
@@ -105,18 +108,19 @@ impl Reader {
         } else {
             text.replace(',', ".").parse()
         };
-        parsed.ok().filter(|value: &f64| value.is_finite()).map(Cell::F64)
+        let cell = if is_integer { Cell::Big } else { Cell::F64 };
+        parsed.ok().filter(|value: &f64| value.is_finite()).map(cell)
     }
 
     fn means_missing(&self, cell: &Cell) -> bool {
         let value = match cell {
             Cell::I64(value) => *value as f64,
-            Cell::F64(value) => *value,
+            Cell::F64(value) | Cell::Big(value) => *value,
             _ => return false,
         };
         let same = |marker: &String| match self.number(marker).or_else(|| Self::default().number(marker)) {
             Some(Cell::I64(marker)) => marker as f64 == value,
-            Some(Cell::F64(marker)) => marker == value,
+            Some(Cell::F64(marker) | Cell::Big(marker)) => marker == value,
             _ => false,
         };
         self.missing.iter().any(same)
@@ -149,6 +153,7 @@ impl Raw {
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
     ints: u64,
+    bigs: u64,
     floats: u64,
     bools: u64,
     texts: u64,
@@ -162,6 +167,7 @@ impl Seen {
         match cell {
             Cell::Absent => self.absent += 1,
             Cell::I64(_) => self.ints += 1,
+            Cell::Big(_) => self.bigs += 1,
             Cell::F64(_) => self.floats += 1,
             Cell::Bool(_) => self.bools += 1,
             Cell::Text(text) => {
@@ -173,6 +179,7 @@ impl Seen {
 
     pub fn plus(&mut self, other: Self) {
         self.ints += other.ints;
+        self.bigs += other.bigs;
         self.floats += other.floats;
         self.bools += other.bools;
         self.texts += other.texts;
@@ -182,10 +189,10 @@ impl Seen {
 
     /// The narrowest type that holds everything; none for a column without any value.
     pub fn kind(&self) -> Option<Kind> {
-        match (self.texts, self.bools, self.floats, self.ints) {
+        match (self.texts, self.bools, self.floats, self.ints + self.bigs) {
             (0, 0, 0, 0) => None,
-            (0, 0, 0, _) => Some(Kind::I64),
-            (0, 0, _, _) => Some(Kind::F64),
+            (0, 0, 0, _) if self.bigs == 0 => Some(Kind::I64),
+            (0, 0, 1.., _) => Some(Kind::F64),
             (0, _, 0, 0) => Some(Kind::Bool),
             _ => Some(Kind::String),
         }
@@ -200,7 +207,7 @@ impl Seen {
 /// A cell as a value of its column's type; none if it does not fit.
 pub fn value(kind: Kind, cell: Cell, raw: &Raw) -> Option<Value> {
     match (kind, cell) {
-        (Kind::F64, Cell::F64(value)) => Some(Value::F64(value)),
+        (Kind::F64, Cell::F64(value) | Cell::Big(value)) => Some(Value::F64(value)),
         (Kind::F64, Cell::I64(value)) => Some(Value::F64(value as f64)),
         (Kind::I64, Cell::I64(value)) => Some(Value::I64(value)),
         // 5.0 where others have 5: exactly the same number.
@@ -231,7 +238,16 @@ mod tests {
             assert_eq!(seen(&reader, &strings), Some(Kind::String), "{strings:?}");
         }
         assert_eq!(seen(&reader, &["", "nan"]), None);
-        assert_eq!(seen(&reader, &["99999999999999999999"]), Some(Kind::F64), "larger than i64 holds");
+        assert_eq!(seen(&reader, &["99999999999999999999", "1.5"]), Some(Kind::F64));
+    }
+
+    #[test]
+    fn integers_that_no_i64_holds_stay_what_they_are() {
+        let reader = Reader::default();
+        assert_eq!(seen(&reader, &["1", "99999999999999999999"]), Some(Kind::String));
+        let id = Raw::Text("99999999999999999998".to_owned());
+        let cell = reader.read(&id).unwrap();
+        assert_eq!(value(Kind::String, cell, &id), Some(Value::Text("99999999999999999998".to_owned())));
     }
 
     #[test]

@@ -67,11 +67,10 @@ impl Report {
         name: impl Fn(&M) -> (WindowId, Revision),
     ) -> Result<()> {
         let Some((newest, before)) = revisions.split_last() else { return Ok(()) };
-        let kept =
-            |marker: &M, file: &FileEntry| file.path.starts_with(&format!("{}/", paths::revisions(marker.job())));
         for marker in before {
             self.named.extend(marker.files().iter().map(|file| file.path.clone()));
-            let files: Vec<FileEntry> = marker.files().iter().filter(|file| kept(marker, file)).cloned().collect();
+            let files: Vec<FileEntry> =
+                marker.files().iter().filter(|file| file.is_kept(marker.job())).cloned().collect();
             self.files(store, &files, None).await?;
         }
         // What a marker took the place of must be there to be looked at.
@@ -123,8 +122,8 @@ impl Report {
     /// complete in this revision, or has a newer one by now.
     async fn moves(&self, store: &Store, job: &JobName, window: WindowId, revision: Revision) -> Result<bool> {
         let listed = store.list(&paths::window_commits(job, window)).await?;
-        let markers = || listed.iter().filter_map(|object| paths::parse_marker(&object.path));
-        let complete = markers().filter(|marker| marker.2 == Part::Finish).map(|marker| marker.3).max();
-        Ok(complete.is_none_or(|complete| complete < revision) || markers().any(|marker| marker.3 > revision))
+        let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
+        let is_complete = newest.get(&Part::Finish).is_some_and(|complete| *complete >= revision);
+        Ok(!is_complete || newest.values().any(|newest| *newest > revision))
     }
 }

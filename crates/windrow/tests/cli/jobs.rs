@@ -100,6 +100,17 @@ fn cat_prints_what_is_committed_in_every_form() {
 }
 
 #[test]
+fn cat_names_declared_columns_that_no_reading_has() {
+    let dev = Dev::start();
+    let file = dev.write("typo.yaml", &JOB.replace("{speed: f64}", "{speed: f64, sped: f64}"));
+    dev.run(&["apply", "-f", file.to_str().unwrap()]).ok();
+    dev.send("fleet", 1);
+    dev.run(&["wait", "fleet", "--windows", "1"]).ok();
+    let shown = dev.run(&["cat", "fleet"]);
+    assert!(shown.stderr.contains("no reading has sped, which"), "{shown:?}");
+}
+
+#[test]
 fn watch_prints_the_job_at_once_and_again_when_it_changes() {
     let dev = Dev::start();
     dev.run(&["apply", "-f", dev.write("fleet.yaml", JOB).to_str().unwrap()]).ok();

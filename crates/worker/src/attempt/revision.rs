@@ -23,8 +23,7 @@ struct Before {
 
 impl Before {
     fn of(&self, staging: &Staging, dataset: Dataset) -> usize {
-        let folder = format!("{}/", paths::dataset(&staging.id.job, dataset));
-        self.files.iter().filter(|file| file.path.starts_with(&folder)).count()
+        self.files.iter().filter(|file| file.is_in(&staging.id.job, dataset)).count()
     }
 }
 
@@ -78,7 +77,7 @@ impl Run<'_> {
         let (staging, result, spec) = (self.staging(), self.result(), self.spec.clone());
         let folder = self.scratch.clone();
         let staged = async move {
-            let Computed { outputs, ledger, quarantine_reasons, .. } = work.run().await?;
+            let Computed { outputs, ledger, quarantine_reasons, absent, .. } = work.run().await?;
             ledger.check().map_err(AttemptError::Park)?;
             let mut files = Vec::new();
             let before = base.map(|base| Before { revision: base.plan.revision, files: base.files });
@@ -87,7 +86,7 @@ impl Run<'_> {
                 files.extend(staging.stage_in_place(dataset, written, before.as_ref(), &spec, &folder).await?);
             }
             files.extend(staging.keep(before.as_ref()).await?);
-            Ok(Staged { files, quarantine_reasons, ..Staged::nothing(ledger) })
+            Ok(Staged { files, quarantine_reasons, absent, ..Staged::nothing(ledger) })
         };
         self.tools.place.run(staged).await
     }
@@ -128,8 +127,7 @@ impl Run<'_> {
 
     /// Of a marker's files those that readers look at now; not what it has kept of the revision before it.
     pub(super) fn results(&self, files: &[FileEntry]) -> Vec<FileEntry> {
-        let kept = format!("{}/", paths::revisions(&self.id.job));
-        files.iter().filter(|file| !file.path.starts_with(&kept)).cloned().collect()
+        files.iter().filter(|file| !file.is_kept(&self.id.job)).cloned().collect()
     }
 
     /// Runs the reduce and stages what it made. `kept`: readings of the window; without any it has no rows.

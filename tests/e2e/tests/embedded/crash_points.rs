@@ -19,7 +19,7 @@ use windrow_protocol::{JobSpec, WorkerId};
 use windrow_storage::Store;
 use windrow_worker::Tools;
 
-use crate::cluster::{Cluster, spec};
+use crate::cluster::{Cluster, PATIENCE, spec};
 use crate::mortal::{Life, Mortal};
 
 /// Points that are left out between two that are tried.
@@ -98,6 +98,7 @@ async fn dies(role: Role, calls: i64, after: bool) -> Option<String> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
+    let there = async { tokio::time::timeout(PATIENCE, there).await.expect("the role is there in time") };
     let died = tokio::select! {
         () = life.end() => true,
         () = there => false,

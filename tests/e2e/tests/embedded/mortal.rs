@@ -65,19 +65,28 @@ impl Life {
             return call.await;
         }
         let left = self.calls_left.fetch_sub(1, Ordering::SeqCst);
+        if left > 0 {
+            return call.await;
+        }
+        // Whatever becomes of the last call: its caller may give it up, or come to the next call without asking for it.
+        let end = End(&self.died);
         if left == 0 {
             *self.last_call.lock().unwrap() = Some(name);
-        }
-        if left > 0 || (left == 0 && self.after) {
-            let result = call.await;
-            if left > 0 {
-                return result;
+            if self.after {
+                call.await;
             }
         }
-        if left == 0 {
-            self.died.notify_one();
-        }
+        drop(end);
         std::future::pending().await
+    }
+}
+
+/// Says at its own end that a life has ended.
+struct End<'a>(&'a Notify);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 

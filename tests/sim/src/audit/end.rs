@@ -190,8 +190,7 @@ fn same(name: &str, mut found: Vec<Key>, mut expected: Vec<Key>) -> Checked {
 }
 
 fn of<'a>(files: &'a [FileEntry], job: &JobName, dataset: Dataset) -> impl Iterator<Item = &'a FileEntry> {
-    let folder = format!("{}/", paths::dataset(job, dataset));
-    files.iter().filter(move |entry| entry.path.starts_with(&folder))
+    files.iter().filter(move |entry| entry.is_in(job, dataset))
 }
 
 /// Device and sequence number of all readings in a marker's files of a dataset.

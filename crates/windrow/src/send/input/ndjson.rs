@@ -92,6 +92,7 @@ fn cell(value: Option<&Value>) -> Raw {
         None | Some(Value::Null) => Raw::Absent,
         Some(Value::Bool(value)) => Raw::Bool(*value),
         Some(Value::String(text)) => Raw::Text(text.clone()),
+        Some(Value::Number(number)) if number.is_u64() && !number.is_i64() => Raw::Text(number.to_string()),
         Some(Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
             (Some(value), _) => Raw::I64(value),
             (None, Some(value)) => Raw::F64(value),
