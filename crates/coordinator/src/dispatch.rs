@@ -130,7 +130,7 @@ impl Settling<'_> {
                 if self.is_full() {
                     return;
                 }
-                if !self.view.assignments.contains_key(&keys::assignment(worker, &batch.value.id)) {
+                if !self.view.is_assigned(&keys::assignment(worker, &batch.value.id)) {
                     let spec = self.view.specs.get(&(job.clone(), batch.value.task.spec_hash().to_owned()));
                     let back = outcomes::lost(&batch.value, worker, spec.map_or(1, |spec| spec.max_attempts), now);
                     let key = keys::batch(job, at.0, at.1);
@@ -209,7 +209,7 @@ fn home(view: &View, task: &Task) -> Option<WorkerId> {
 fn free_slots(view: &View) -> BTreeMap<WorkerId, u32> {
     let ready = view.workers.iter().filter(|(_, worker)| !worker.value.draining);
     let mut free: BTreeMap<WorkerId, u32> = ready.map(|(id, worker)| (id.clone(), worker.value.slots)).collect();
-    for key in view.assignments.keys() {
+    for key in view.assigned() {
         let worker = key.strip_prefix(keys::ASSIGNMENTS).and_then(|rest| rest.split('/').next());
         if let Some(slots) = worker.and_then(|id| WorkerId::new(id).ok()).and_then(|id| free.get_mut(&id)) {
             *slots = slots.saturating_sub(1);
@@ -255,7 +255,7 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
     let key = keys::batch(&record.id.job, record.id.window, record.id.part);
     let assignment_key = keys::assignment(&worker.id, &record.id);
     // The worker still has one of this name, of a job that was deleted and made anew: it goes with that one's end.
-    if view.assignments.contains_key(&assignment_key) {
+    if view.is_assigned(&assignment_key) {
         return 0;
     }
     write.when.extend([

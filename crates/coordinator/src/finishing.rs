@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use windrow_ports::log::TopicInfo;
 use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, Op};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
+use windrow_protocol::revise::SpecRef;
 use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{PartitionId, Revision, Timestamp, TopicId, TopicName, Window, WindowId};
@@ -15,12 +16,15 @@ use crate::view::{View, encode};
 /// Last steps that are planned at a time.
 const MOST: usize = 40;
 
-/// Windows in flight that began with another spec than the job's now, with its hash and generation.
-pub fn pinned(view: &View, job: &JobRecord) -> BTreeMap<WindowId, (String, u64)> {
+/// Windows in flight that began with another spec than the job's now, with that one.
+pub fn pinned(view: &View, job: &JobRecord) -> BTreeMap<WindowId, SpecRef> {
     let now = job.spec.hash();
     let batches = view.batches.get(&job.name).into_iter().flatten();
     let others = batches.filter_map(|((window, _), batch)| match &batch.value.task {
-        Task::Map(plan) if plan.spec_hash != now => Some((*window, (plan.spec_hash.clone(), plan.generation))),
+        Task::Map(plan) if plan.spec_hash != now => {
+            let spec = SpecRef { hash: plan.spec_hash.clone(), generation: plan.generation };
+            Some((*window, spec))
+        }
         _ => None,
     });
     others.collect()
@@ -71,8 +75,8 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
             through = plan.window.start;
             break;
         }
-        if let Some((spec_hash, generation)) = pinned.get(&plan.window.id()) {
-            (plan.spec_hash, plan.generation) = (spec_hash.clone(), *generation);
+        if let Some(spec) = pinned.get(&plan.window.id()) {
+            (plan.spec_hash, plan.generation) = (spec.hash.clone(), spec.generation);
         }
         let id =
             BatchId { job: job.name.clone(), window: plan.window.id(), part: Part::Finish, revision: plan.revision };

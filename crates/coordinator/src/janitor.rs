@@ -81,24 +81,43 @@ impl Janitor {
         let old: Vec<StagedBy> = old.map(|(attempt, _)| attempt.clone()).collect();
         let mut swept = Swept::default();
         for attempt in old {
-            let StagedBy { job, window, part, .. } = &attempt;
-            if parts.meta.get(&keys::batch(job, *window, *part)).await?.is_some() {
-                continue;
-            }
-            let is_published = match part {
-                Part::Partition(_) => publish::<Marker>(parts, &attempt).await?,
-                Part::Finish => publish::<Complete>(parts, &attempt).await?,
-            };
-            if is_published {
-                swept.published += 1;
-            } else {
-                parts.store.delete_folder(&paths::attempt(job, *window, *part, &attempt.attempt)).await?;
-                swept.removed += 1;
+            match clear(parts, &attempt).await {
+                Ok(None) => continue,
+                Ok(Some(Cleared::Published)) => swept.published += 1,
+                Ok(Some(Cleared::Removed)) => swept.removed += 1,
+                // The others are cleared all the same.
+                Err(error) => {
+                    let StagedBy { job, window, part, .. } = &attempt;
+                    tracing::warn!(%job, %window, %part, %error, "an attempt's staged files could not be cleared up now");
+                    continue;
+                }
             }
             self.seen.remove(&attempt);
         }
         Ok(swept)
     }
+}
+
+enum Cleared {
+    Published,
+    Removed,
+}
+
+/// Clears up one attempt; `None`: its batch is in flight.
+async fn clear(parts: &Parts, staged: &StagedBy) -> Result<Option<Cleared>, TickError> {
+    let StagedBy { job, window, part, attempt } = staged;
+    if parts.meta.get(&keys::batch(job, *window, *part)).await?.is_some() {
+        return Ok(None);
+    }
+    let is_published = match part {
+        Part::Partition(_) => publish::<Marker>(parts, staged).await?,
+        Part::Finish => publish::<Complete>(parts, staged).await?,
+    };
+    if is_published {
+        return Ok(Some(Cleared::Published));
+    }
+    parts.store.delete_folder(&paths::attempt(job, *window, *part, attempt)).await?;
+    Ok(Some(Cleared::Removed))
 }
 
 /// Publishes the batch's newest marker if it is this attempt's; whether it is.

@@ -21,39 +21,61 @@ use crate::{Parts, Settings, TickError, dispatch, finishing};
 /// Transactions in flight at a time.
 const CONCURRENCY: usize = 4;
 
+/// How long giving up leadership may take at shutdown; then the lease expires.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Runs until shutdown: campaigns, leads, and campaigns again when leadership is lost.
 pub async fn run(parts: Parts, settings: Settings, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
+        let result = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            won = campaign(&parts, &settings) => match won {
+                Ok(Some((lease, term))) => lead(&parts, &settings, &shutdown, lease, term).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "campaigning again");
+        }
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            result = campaign_and_lead(&parts, &settings, &shutdown) => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "campaigning again");
-                }
-                parts.clock.sleep(settings.tick).await;
-            }
+            () = parts.clock.sleep(settings.tick) => {}
         }
     }
 }
 
-async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &CancellationToken) -> Result<(), TickError> {
+/// Leadership, if it could be won: the lease that it hangs on, and its term. Waits while somebody else leads.
+async fn campaign(parts: &Parts, settings: &Settings) -> Result<Option<(HeldLease, i64)>, TickError> {
     let current = parts.meta.get(keys::LEADER).await?;
     if let Some(leader) = current {
         // Somebody leads: wait until the key goes, or the watch ends for another reason.
         let mut watch = parts.meta.watch(keys::LEADER, leader.mod_revision + 1);
         watch.next().await;
-        return Ok(());
+        return Ok(None);
     }
     let lease = HeldLease::acquire(parts.meta.clone(), parts.clock.clone(), settings.lease_ttl).await?;
     let record = LeaderRecord { id: settings.id.clone() };
     let put = Op::Put { key: keys::LEADER.to_owned(), value: encode(&record).into(), lease: lease.id() };
     let won = parts.meta.txn(Txn { when: vec![Compare::Absent(keys::LEADER.to_owned())], then: vec![put] }).await?;
     if !won.applied {
-        return Ok(lease.revoke().await?);
+        lease.revoke().await?;
+        return Ok(None);
     }
+    Ok(Some((lease, won.revision)))
+}
+
+async fn lead(
+    parts: &Parts,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+    lease: HeldLease,
+    term: i64,
+) -> Result<(), TickError> {
     tracing::info!(id = settings.id, "leading");
-    let leader = Leader { parts, settings, term: won.revision };
+    let leader = Leader { parts, settings, term };
     let mut janitor = Janitor::default();
     let result = tokio::select! {
         biased;
@@ -63,7 +85,11 @@ async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &Cancel
         () = janitor.run(parts, settings.janitor) => Ok(()),
     };
     // The next leader need not wait for the lease to expire; if this fails, it expires.
-    let _ = lease.revoke().await;
+    tokio::select! {
+        biased;
+        _ = lease.revoke() => {}
+        () = parts.clock.sleep(FAREWELL) => {}
+    }
     result
 }
 
@@ -291,3 +317,6 @@ fn join(writes: Vec<Write>) -> Vec<Write> {
     }
     joined
 }
+
+#[cfg(test)]
+mod tests;

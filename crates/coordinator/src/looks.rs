@@ -9,12 +9,13 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use windrow_ports::log::TopicInfo;
 use windrow_ports::{Log, LogError};
+use windrow_protocol::revise::SpecRef;
 use windrow_protocol::state::{JobRecord, Progress};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{JobName, Revision, TopicName, WindowId};
 
 use crate::api::{RETENTION_TOO_SHORT, refusals};
-use crate::planner::{Cursors, OpenBatches, Planner, Silence, Step, Write, open_batches};
+use crate::planner::{self, Cursors, OpenBatches, Silence, Site, Step, Windows, Write, open_batches};
 use crate::revising::{Revising, Wishes};
 use crate::view::{Versioned, View};
 use crate::{Parts, TickError, finishing};
@@ -60,10 +61,11 @@ pub struct Looks {
 }
 
 impl Looks {
-    /// Begins to look at every job that is due. Jobs that are gone are forgotten.
+    /// Begins to look at every job that is due. Jobs that are gone are forgotten; those that may not go on have no time at
+    /// which they are due.
     pub fn begin(&mut self, parts: &Parts, view: &View, max_in_flight: usize) {
         let is_kept = |name: &JobName| view.jobs.contains_key(name);
-        self.due.retain(|name, _| is_kept(name));
+        self.due.retain(|name, _| view.is_running(name));
         self.watched.retain(|name, watched| is_kept(name) || watched.is_none());
         self.cursors.retain(|name, _| is_kept(name));
         let now = parts.clock.elapsed();
@@ -105,8 +107,11 @@ impl Looks {
             && self.cursors.get(name).is_some_and(|seen| *seen < newest_cursor(view, name))
     }
 
-    /// When the next job is due by the clock; `idle` if none is.
+    /// When the next job is due by the clock; `idle` if none is, or none can be looked at before a look ends.
     pub fn next_due(&self, idle: Duration) -> Duration {
+        if self.running.len() >= MOST {
+            return idle;
+        }
         let waits = |name: &JobName| self.watched.get(name).is_some_and(Option::is_some);
         self.due.iter().filter(|(name, _)| waits(name)).map(|(_, due)| *due).min().unwrap_or(idle)
     }
@@ -145,7 +150,7 @@ struct Look {
     job: Versioned<JobRecord>,
     cursors: Cursors,
     progress: Option<Versioned<Progress>>,
-    pinned: BTreeMap<WindowId, (String, u64)>,
+    pinned: BTreeMap<WindowId, SpecRef>,
     wishes: Wishes,
     open: OpenBatches,
     in_flight: usize,
@@ -176,19 +181,20 @@ impl Look {
         if let Some(problem) = self.problem(&topic) {
             return Ok(Looked { problem: Some(problem), ..nothing });
         }
-        let planner = Planner {
+        let windows = match job.spec.window.volume() {
+            Some(until) => Windows::OfVolume { until, open: self.open },
+            None => Windows::OfTime { calendar: calendar.clone(), pinned: self.pinned },
+        };
+        let site = Site {
             parts: &self.parts,
             job,
-            calendar: calendar.clone(),
             topic: topic.clone(),
             cursors: self.cursors,
             progress: self.progress,
-            pinned: self.pinned,
-            open: self.open,
             in_flight: self.in_flight,
             max_in_flight: self.max_in_flight,
         };
-        let Step { mut writes, problem } = planner.step(&mut watched.silence).await?;
+        let Step { mut writes, problem } = planner::step(&site, windows, &mut watched.silence).await?;
         let revising = Revising { parts: &self.parts, job, calendar: &calendar, topic: &topic, wishes: &self.wishes };
         writes.extend(revising.step().await);
         if !writes.is_empty() {
@@ -244,3 +250,6 @@ async fn topic(
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,14 +142,21 @@ impl Revising<'_> {
             if begun.is_none() && step.room == 0 {
                 break;
             }
-            let batches = match self.batches(id, &wish, window, step).await? {
-                Ok(batches) => batches,
-                Err((reason, lost)) => {
-                    tracing::error!(job = %self.job.name, wish = %id, window = %window.id(), reason, "the window keeps its result");
-                    wish.refuse(window, reason, lost);
-                    continue;
+            let (batches, refused) = match self.batches(id, &wish, window, step).await {
+                // A window whose markers are damaged or gone keeps no other from being run again.
+                Err(TickError::Store(error @ (StoreError::NotFound(_) | StoreError::Broken(_)))) if begun.is_none() => {
+                    (Vec::new(), Some((format!("its result is damaged: {error}"), 0)))
                 }
+                found => found?,
             };
+            // A window that is planned in part must be planned whole; its workers carry on what they can't compute.
+            if let Some((reason, lost)) = refused
+                && begun.is_none()
+            {
+                tracing::error!(job = %self.job.name, wish = %id, window = %window.id(), reason, "the window keeps its result");
+                wish.refuse(window, reason, lost);
+                continue;
+            }
             let planned = !batches.is_empty();
             let missing =
                 batches.into_iter().filter(|batch| !begun.is_some_and(|begun| begun.parts.contains(&batch.id.part)));
@@ -212,14 +219,14 @@ impl Revising<'_> {
         }
     }
 
-    /// The batches of a window's next revision; or why there can be none, and how many offsets are lost for it.
+    /// The batches of a window's next revision; and why there should be none, if so, and how many offsets are lost for it.
     async fn batches(
         &self,
         id: &WishId,
         wish: &Wish,
         window: Window,
         step: &mut Step,
-    ) -> Result<Result<Vec<BatchRecord>, (String, u64)>, TickError> {
+    ) -> Result<(Vec<BatchRecord>, Option<(String, u64)>), TickError> {
         let known = known(&self.parts.store, &self.job.name, window.id(), wish).await?;
         let spec = &self.job.spec;
         let rules = self.wishes.specs.iter().map(|(hash, spec)| (hash.clone(), spec.late_rule())).collect();
@@ -235,11 +242,11 @@ impl Revising<'_> {
         };
         let batches = revise::revise(id, wish, window, &known, &ground);
         if matches!(id, WishId::Late(_)) {
-            return Ok(Ok(batches));
+            return Ok((batches, None));
         }
         let has_reduce = |hash: &str| self.wishes.specs.get(hash).map(|spec| spec.reduce.is_some());
         if let Some(refused) = refusal(wish, &known, has_reduce) {
-            return Ok(Err((refused, 0)));
+            return Ok((batches, Some((refused, 0))));
         }
         let log_starts = match &mut step.log_starts {
             Some(known) => known,
@@ -250,10 +257,10 @@ impl Revising<'_> {
                 && let Some(lost) = log_starts.get(&plan.partition).and_then(|start| revise::lost(plan, *start))
             {
                 let reason = format!("the log has dropped offsets {lost} of partition {}", plan.partition);
-                return Ok(Err((reason, lost.len())));
+                return Ok((batches, Some((reason, lost.len()))));
             }
         }
-        Ok(Ok(batches))
+        Ok((batches, None))
     }
 
     async fn log_starts(&self) -> Result<BTreeMap<PartitionId, Offset>, TickError> {

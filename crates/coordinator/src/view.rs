@@ -9,8 +9,10 @@ use windrow_ports::meta::{KeyValue, Listing};
 use windrow_protocol::cut::Cursor;
 use windrow_protocol::plan::Part;
 use windrow_protocol::revise::WishId;
-use windrow_protocol::state::{Assignment, BatchRecord, BatchState, JobRecord, Progress, ROOT, Wish, WorkerRecord};
-use windrow_protocol::{JobName, JobSpec, PartitionId, WindowId, WorkerId};
+use windrow_protocol::state::{
+    Assignment, BatchRecord, BatchState, JobRecord, Progress, ROOT, Wish, WorkerRecord, keys,
+};
+use windrow_protocol::{JobName, JobSpec, PartitionId, Revision, WindowId, WorkerId};
 
 /// A decoded value with its mod revision.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct View {
     unreadable: BTreeMap<JobName, BTreeSet<String>>,
     /// By key.
     pub assignments: BTreeMap<String, Versioned<Assignment>>,
+    /// Keys of assignments that are not understood: their workers have them all the same.
+    unreadable_assignments: BTreeSet<String>,
 }
 
 /// A job's batches by state.
@@ -94,6 +98,9 @@ impl View {
             if let Some(job) = planned_job(&item.key) {
                 self.unreadable.entry(job).or_default().insert(item.key.clone());
             }
+            if item.key.starts_with(keys::ASSIGNMENTS) {
+                self.unreadable_assignments.insert(item.key.clone());
+            }
         }
     }
 
@@ -104,14 +111,39 @@ impl View {
 
     /// The jobs that have work to be planned and handed out.
     pub fn running(&self) -> impl Iterator<Item = (&JobName, &Versioned<JobRecord>)> {
-        let runs = |job: &JobRecord| job.paused.is_none() && !job.deleting;
-        self.jobs.iter().filter(move |(name, job)| runs(&job.value) && self.unreadable(name).is_none())
+        self.jobs.iter().filter(|(name, _)| self.is_running(name))
+    }
+
+    /// Whether a job has work to be planned and handed out: it is neither paused nor being deleted, and understood.
+    pub fn is_running(&self, name: &JobName) -> bool {
+        let runs = |job: &Versioned<JobRecord>| job.value.paused.is_none() && !job.value.deleting;
+        self.jobs.get(name).is_some_and(runs) && self.unreadable(name).is_none()
+    }
+
+    /// Keys of all assignments, understood or not.
+    pub fn assigned(&self) -> impl Iterator<Item = &String> {
+        self.assignments.keys().chain(&self.unreadable_assignments)
+    }
+
+    /// Whether a worker has an assignment of this key, be it understood or not.
+    pub fn is_assigned(&self, key: &str) -> bool {
+        self.assignments.contains_key(key) || self.unreadable_assignments.contains(key)
+    }
+
+    /// Wishes of a job that are not done, and windows that are being run again.
+    pub fn revisions_pending(&self, job: &JobName) -> u64 {
+        let wishes = self.wishes.get(job).into_iter().flatten().filter(|(_, wish)| !wish.value.is_done());
+        let batches = self.batches.get(job).into_iter().flatten();
+        let again = batches.filter(|(_, batch)| batch.value.id.revision > Revision::default());
+        let windows: BTreeSet<WindowId> = again.map(|((window, _), _)| *window).collect();
+        (wishes.count() + windows.len()) as u64
     }
 
     /// Forgets a key that was deleted.
     pub fn delete(&mut self, key: &str) {
         // A key that is not understood was never taken in.
         let _ = self.remove(key);
+        self.unreadable_assignments.remove(key);
         if let Some(job) = planned_job(key)
             && let Some(keys) = self.unreadable.get_mut(&job)
         {
@@ -235,10 +267,15 @@ mod tests {
         let (name, record) = job();
         let mut view = View::default();
         view.put(&item(&keys_of_job(&name), record));
-        for key in ["workers/w", "assignments/w/j/20260101T000000Z/3", "things/j", "batches"] {
+        let assignment = format!("{ROOT}assignments/w/j/20260101T000000Z/3");
+        for key in ["workers/w", "things/j", "batches"] {
             view.put(&item(&format!("{ROOT}{key}"), "?"));
         }
+        view.put(&item(&assignment, r#"{"of": "a newer version"}"#));
         assert_eq!(view.running().count(), 1);
+        assert!(view.is_assigned(&assignment), "its worker has it all the same");
+        view.delete(&assignment);
+        assert!(!view.is_assigned(&assignment));
     }
 
     fn keys_of_job(name: &JobName) -> String {

@@ -1,7 +1,7 @@
 //! `windrow.v1.IngestService`: the same checks and answers as over HTTP, for clients that batch.
 //!
 //! INVALID_ARGUMENT: the request can't be served as it is. RESOURCE_EXHAUSTED: it is too large. NOT_FOUND: no such topic.
-//! UNAVAILABLE: send it again.
+//! FAILED_PRECONDITION: the topic does not take it. UNAVAILABLE: send it again.
 
 use std::pin::Pin;
 use std::sync::Arc;

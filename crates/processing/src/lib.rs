@@ -45,6 +45,12 @@ impl From<std::io::Error> for ProcessingError {
 
 impl From<::parquet::errors::ParquetError> for ProcessingError {
     fn from(error: ::parquet::errors::ParquetError) -> Self {
-        Self::Resources(error.to_string())
+        match error {
+            // Of the disk that is read or written.
+            ::parquet::errors::ParquetError::External(cause) if cause.is::<std::io::Error>() => {
+                Self::Resources(cause.to_string())
+            }
+            error => Self::Input(error.to_string()),
+        }
     }
 }

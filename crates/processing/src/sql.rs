@@ -15,6 +15,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use windrow_protocol::JobSpec;
@@ -88,6 +89,11 @@ fn expect_simple(sql: &str) -> Result<(), Refusal> {
         let message = format!("the query has {count} words and signs; at most {MAX_TOKENS} are allowed");
         return Err(refusal("TOO_COMPLEX", message));
     }
+    // The planner would read everything and say nothing.
+    let is_sampled = |token: &Token| matches!(token, Token::Word(word) if word.keyword == Keyword::TABLESAMPLE);
+    if tokens.iter().any(is_sampled) {
+        return Err(refusal("NOT_REPEATABLE", "TABLESAMPLE is not supported: a batch that is run again would differ"));
+    }
     Ok(())
 }
 
@@ -131,6 +137,10 @@ fn check_plan(plan: &LogicalPlan, table: &str) -> Result<usize, Refusal> {
         }
         node.apply_expressions(|expression| {
             expression.apply(|part| {
+                if let Expr::Placeholder(placeholder) = part {
+                    let message = format!("{} stands for a value that nobody gives; write the value", placeholder.id);
+                    refused = Some(refusal("PLACEHOLDER", message));
+                }
                 if let Expr::ScalarFunction(call) = part {
                     let volatile = call.func.signature().volatility == Volatility::Volatile;
                     if volatile || NOT_REPEATABLE.contains(&call.name()) {

@@ -1,7 +1,7 @@
 //! Whether markers agree with themselves and with each other: what a proof checks beyond files and offsets. Pure.
 
 use crate::marker::{Complete, FileEntry, Marker};
-use crate::paths::{self, Dataset};
+use crate::paths::Dataset;
 use crate::plan::Plan;
 use crate::revise::WishId;
 use crate::volume::{Amount, VolumeCut};
@@ -151,7 +151,7 @@ mod tests {
     };
 
     fn file(dataset: Dataset, rows: u64) -> FileEntry {
-        let path = format!("{}/window=x/part-0.parquet", paths::dataset(&JobName::new("j").unwrap(), dataset));
+        let path = format!("{}/window=x/part-0.parquet", crate::paths::dataset(&JobName::new("j").unwrap(), dataset));
         FileEntry { staged: String::new(), path, bytes: 1, rows, sha256: String::new() }
     }
 

@@ -12,8 +12,12 @@ pub struct Length {
 
 /// Text that is no length of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a length of time; expected digits with ms, s, m, h or d, e.g. 15m, 1h30m, 500ms")]
-pub struct InvalidLength(pub String);
+pub enum InvalidLength {
+    #[error("{0:?} is not a length of time; expected digits with ms, s, m, h or d, e.g. 15m, 1h30m, 500ms")]
+    NotOne(String),
+    #[error("{0:?} is longer than a thousand years, more than any event time allows")]
+    TooLong(String),
+}
 
 /// Longest first, so that printing uses as few units as it can.
 const UNITS_MS: [(&str, i64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -57,7 +61,8 @@ impl Length {
 impl std::str::FromStr for Length {
     type Err = InvalidLength;
     fn from_str(text: &str) -> Result<Self, InvalidLength> {
-        let bad = || InvalidLength(text.to_owned());
+        let bad = || InvalidLength::NotOne(text.to_owned());
+        let too_long = || InvalidLength::TooLong(text.to_owned());
         let (mut rest, mut total_ms) = (text.trim(), 0i64);
         if rest.is_empty() {
             return Err(bad());
@@ -68,11 +73,11 @@ impl std::str::FromStr for Length {
             let unit_len = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit_len);
             let (_, unit_ms) = UNITS_MS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(bad)?;
-            let number: i64 = number.parse().map_err(|_| bad())?;
-            total_ms = number.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(bad)?;
+            let number: i64 = number.parse().map_err(|_| too_long())?;
+            total_ms = number.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(too_long)?;
             rest = tail;
         }
-        if total_ms > LONGEST_MS { Err(bad()) } else { Ok(Self { ms: total_ms }) }
+        if total_ms > LONGEST_MS { Err(too_long()) } else { Ok(Self { ms: total_ms }) }
     }
 }
 

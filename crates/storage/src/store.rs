@@ -94,6 +94,23 @@ impl Store {
         Ok(())
     }
 
+    /// Copies a published file to a local one, streaming; `Broken` if it is not what its entry says. Blocks on disk.
+    pub async fn fetch(&self, file: &FileEntry, to: &LocalPath) -> Result<(), StoreError> {
+        let mut stream = self.inner.get(&Path::from(file.path.as_str())).await?.into_stream();
+        let unwritable = |error: std::io::Error| StoreError::Local(format!("{}: {error}", to.display()));
+        let mut local = File::create(to).map_err(unwritable)?;
+        let mut hash = Sha256::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk?;
+            hash.update(&chunk);
+            local.write_all(&chunk).map_err(unwritable)?;
+        }
+        if hex(hash) != file.sha256 {
+            return Err(StoreError::Broken(format!("{}: its checksum is not its marker's", file.path)));
+        }
+        Ok(())
+    }
+
     /// SHA-256 of an object, lower-case hex, streaming.
     pub async fn sha256(&self, path: &str) -> Result<String, StoreError> {
         let mut stream = self.inner.get(&Path::from(path)).await?.into_stream();

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::{ArrayRef, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use arrow::record_batch::RecordBatch;
-use arrow::util::pretty::pretty_format_batches;
+use arrow::util::display::FormatOptions;
+use arrow::util::pretty::pretty_format_batches_with_options;
 use serde_json::Value;
 use windrow_processing::parquet;
 use windrow_protocol::marker::FileEntry;
-use windrow_protocol::paths::{self, Dataset};
+use windrow_protocol::paths::Dataset;
 use windrow_protocol::{JobName, Revision, WindowId};
 use windrow_storage::Store;
 
@@ -235,7 +237,11 @@ impl Sink {
         let mut out = std::io::stdout();
         match self {
             Self::Table(batches) if batches.is_empty() => {}
-            Self::Table(batches) => writeln!(out, "{}", pretty_format_batches(&batches)?)?,
+            Self::Table(batches) => {
+                // What can't be printed is an error, not a cell.
+                let options = FormatOptions::new().with_display_error(false);
+                writeln!(out, "{}", pretty_format_batches_with_options(&batches, &options)?)?;
+            }
             Self::Yaml(batches) => {
                 let mut writer = arrow::json::WriterBuilder::new()
                     .with_explicit_nulls(true)
@@ -255,6 +261,23 @@ impl Sink {
     }
 }
 
+/// With the payloads of quarantine as text, where they are: a reading's values, or a message as it came.
+fn readable(batch: RecordBatch) -> Result<RecordBatch> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let as_text = |field: &FieldRef, column: &ArrayRef| {
+        let text =
+            matches!(field.data_type(), DataType::Binary).then(|| cast_with_options(column, &DataType::Utf8, &strict));
+        match text {
+            Some(Ok(text)) => (Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)), text),
+            _ => (field.clone(), column.clone()),
+        }
+    };
+    let schema = batch.schema();
+    let (fields, columns): (Vec<_>, Vec<_>) =
+        schema.fields().iter().zip(batch.columns()).map(|(f, c)| as_text(f, c)).unzip();
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
 async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) -> Result<()> {
     let bounded = matches!(args.output, Form::Table | Form::Yaml).then_some(MOST_ROWS);
     let mut left = args.limit.or(bounded).unwrap_or(usize::MAX);
@@ -265,10 +288,10 @@ async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) ->
         if left == 0 {
             break;
         }
-        store.download(&file.path, local.path()).await.with_context(|| format!("reading {}", file.path))?;
+        store.fetch(&file, local.path()).await?;
         for batch in parquet::read(local.path())? {
             let batch = batch?;
-            let batch = batch.slice(0, batch.num_rows().min(left));
+            let batch = readable(batch.slice(0, batch.num_rows().min(left)))?;
             left -= batch.num_rows();
             sink.write(if args.all { with_window(&batch, window)? } else { batch })?;
             if left == 0 {

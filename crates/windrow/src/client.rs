@@ -4,12 +4,14 @@ pub mod apply;
 pub mod backfill;
 pub mod describe;
 pub mod jobs;
+pub mod partitions;
 pub mod wait;
 pub mod windows;
+pub mod workers;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use backon::{ConstantBuilder, Retryable};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -41,9 +43,20 @@ pub struct ServerArgs {
     pub server: String,
 }
 
+/// A server by its URL.
+pub fn endpoint(url: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).with_context(|| format!("{url:?} is no URL of a server"))?;
+    // It would be spoken to in plain text.
+    ensure!(
+        endpoint.uri().scheme_str() == Some("http"),
+        "{url}: only http:// is understood; for TLS put a proxy beside this program"
+    );
+    Ok(endpoint)
+}
+
 impl ServerArgs {
     pub async fn connect(&self) -> Result<Client> {
-        let endpoint = Endpoint::from_shared(self.server.clone()).context("--server")?;
+        let endpoint = endpoint(&self.server)?;
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
         // One that was started a moment ago, by the line before in a script, is about to listen.
         let pauses = ConstantBuilder::default().with_delay(PAUSE).with_max_times(TRIES);

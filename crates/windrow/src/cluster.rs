@@ -14,12 +14,14 @@ use windrow_ports::{Clock, SystemClock};
 use windrow_processing::{Engine, EngineSettings};
 use windrow_protocol::WorkerId;
 use windrow_storage::{S3Settings, Store};
-use windrow_worker::{Tools, WorkerError};
+use windrow_worker::{Scratch, Tools, WorkerError};
+
+use crate::connect;
 
 /// Partitions of topics that are made at their first reading.
 const PARTITIONS: i32 = 4;
 
-/// Memory of one query before it spills.
+/// Memory of all queries before they spill.
 const QUERY_MEMORY_BYTES: usize = 256 * 1024 * 1024;
 
 /// A running single-process cluster.
@@ -32,6 +34,7 @@ pub struct Cluster {
     stop: CancellationToken,
     coordinator: JoinHandle<()>,
     worker: JoinHandle<Result<(), WorkerError>>,
+    _scratch: Scratch,
 }
 
 impl Cluster {
@@ -45,9 +48,10 @@ impl Cluster {
         let parts = Parts { log: db.log(), meta: db.meta(), clock: clock.clone(), store: store.clone() };
         let settings = windrow_coordinator::Settings { tick: Duration::from_millis(50), ..Default::default() };
         let coordinator = tokio::spawn(windrow_coordinator::run(parts, settings, stop.clone()));
-        let scratch = folder.join("scratch");
-        let engine = Engine::new(EngineSettings { memory_bytes: QUERY_MEMORY_BYTES, scratch: scratch.clone() });
-        let tools = Tools::new(db.log(), store.clone(), clock.clone(), engine, scratch);
+        let scratch = connect::scratch(Some(folder.join("scratch")))?;
+        let files = scratch.folder().to_owned();
+        let engine = Engine::new(EngineSettings { memory_bytes: QUERY_MEMORY_BYTES, scratch: files.clone() });
+        let tools = Tools::new(db.log(), store.clone(), clock.clone(), engine, files);
         let slots = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
         let settings = windrow_worker::Settings {
             id: WorkerId::new(format!("worker-{}", uuid::Uuid::new_v4()))?,
@@ -58,7 +62,7 @@ impl Cluster {
         let worker = tokio::spawn(windrow_worker::run(tools, db.meta(), settings, stop.clone()));
         let settings = windrow_gateway::Settings { create_partitions: Some(PARTITIONS), ..Default::default() };
         let gateway = Gateway::new(db.log(), clock.clone(), settings);
-        Ok(Self { log: db.log(), meta: db.meta(), store, clock, gateway, stop, coordinator, worker })
+        Ok(Self { log: db.log(), meta: db.meta(), store, clock, gateway, stop, coordinator, worker, _scratch: scratch })
     }
 
     /// Stops the roles: what runs is finished, nothing new is taken.

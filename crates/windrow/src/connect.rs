@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use backon::{ExponentialBuilder, Retryable};
 use windrow_etcd::{EtcdSettings, EtcdStore};
 use windrow_kafka::{KafkaLog, KafkaSettings};
 use windrow_ports::{Log, LogError, MetaStore};
 use windrow_storage::{S3Settings, Store};
 use windrow_wire::v1;
+use windrow_worker::Scratch;
 
 /// Longest pause between two tries to reach a part.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -168,9 +169,10 @@ fn without_user(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// A folder for files of running batches.
-pub fn scratch(folder: Option<PathBuf>) -> PathBuf {
-    folder.unwrap_or_else(|| std::env::temp_dir().join(format!("windrow-{}", uuid::Uuid::now_v7())))
+/// A folder for files of running batches, of this process's own under the given one.
+pub fn scratch(folder: Option<PathBuf>) -> Result<Scratch> {
+    let root = folder.unwrap_or_else(|| std::env::temp_dir().join("windrow-scratch"));
+    Scratch::open(&root).with_context(|| format!("scratch folder {}", root.display()))
 }
 
 #[cfg(test)]

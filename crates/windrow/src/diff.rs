@@ -99,7 +99,7 @@ async fn add(
         .iter()
         .flat_map(|past| past.partitions.iter().flat_map(|marker| &marker.files).chain(&past.complete.files));
     for file in files.filter(|file| holds(&args.job, Dataset::Data, file)) {
-        store.download(&file.path, local.path()).await.with_context(|| format!("reading {}", file.path))?;
+        store.fetch(file, local.path()).await?;
         for batch in parquet::read(local.path())? {
             let batch = batch?;
             for field in

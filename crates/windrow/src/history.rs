@@ -1,8 +1,10 @@
 //! Windows that are complete, from their markers in the object store. Reads the newest ones first and no more than asked.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
-use windrow_protocol::marker::{Complete, FileEntry, Marker};
+use windrow_protocol::marker::{Committed, Complete, FileEntry, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::{JobName, PartitionId, Revision, Timestamp, WindowId, paths};
 use windrow_storage::Store;
@@ -100,67 +102,85 @@ pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: 
     Ok((found, total))
 }
 
-/// One window, if it is complete: the newest revision of its markers.
+/// One window, if it is complete: the newest revision that is.
 pub async fn window(store: &Store, job: &JobName, id: WindowId, partitions: bool) -> Result<Option<Past>> {
-    let listed = store.list(&paths::window_commits(job, id)).await?;
-    let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
-    let Some(revision) = newest.get(&Part::Finish) else { return Ok(None) };
-    let path = paths::marker(job, id, Part::Finish, *revision);
-    let Some(mut complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
-    complete.files.retain(|file| !file.is_kept(job));
-    let mut past = Past { complete, partitions: vec![] };
-    if partitions {
-        let markers = newest.iter().filter_map(|(part, revision)| match part {
-            Part::Partition(partition) => Some((*partition, *revision)),
-            Part::Finish => None,
-        });
-        past.partitions = read_partitions(store, job, id, markers.collect()).await?;
+    let markers = Markers::list(store, job, id).await?;
+    match markers.of(Part::Finish).last() {
+        Some(newest) => markers.past(store, *newest, partitions).await,
+        None => Ok(None),
     }
-    Ok(Some(past))
 }
 
-/// One revision of a window; `None` if it has none of this number. The files are named by where they lie now: those that a
-/// later revision has replaced were kept by it.
+/// One revision of a window; `None` if it has none of this number.
 pub async fn revision(store: &Store, job: &JobName, id: WindowId, revision: Revision) -> Result<Option<Past>> {
-    let path = paths::marker(job, id, Part::Finish, revision);
-    let Some(mut complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
-    complete.files.retain(|file| !file.is_kept(job));
-    let wanted = complete.plan.partitions.iter().map(|partition| (*partition, complete.plan.revision_of(*partition)));
-    let mut partitions = read_partitions(store, job, id, wanted.collect()).await?;
-    let listed = store.list(&paths::window_commits(job, id)).await?;
-    let all: Vec<(Part, Revision)> =
-        listed.iter().filter_map(|object| paths::parse_marker(&object.path)).map(|(_, _, part, n)| (part, n)).collect();
-    let after = |part: Part, revision: Revision| {
-        let mut after: Vec<Revision> =
-            all.iter().filter(|(of, n)| *of == part && *n > revision).map(|(_, n)| *n).collect();
-        after.sort();
-        after
-    };
-    for marker in &mut partitions {
-        let (part, mut at) = (Part::Partition(marker.plan.partition), marker.plan.revision);
-        for next in after(part, at) {
-            let path = paths::marker(job, id, part, next);
-            let found = store.read_marker::<Marker>(&path).await?;
-            follow(job, id, &mut marker.files, at, &found.map(|found| found.files).unwrap_or_default());
+    Markers::list(store, job, id).await?.past(store, revision, true).await
+}
+
+/// The names of a window's markers.
+struct Markers<'a> {
+    job: &'a JobName,
+    id: WindowId,
+    all: BTreeMap<Part, Vec<Revision>>,
+}
+
+impl<'a> Markers<'a> {
+    async fn list(store: &Store, job: &'a JobName, id: WindowId) -> Result<Self> {
+        let mut all: BTreeMap<Part, Vec<Revision>> = BTreeMap::new();
+        for object in store.list(&paths::window_commits(job, id)).await? {
+            if let Some((_, _, part, revision)) = paths::parse_marker(&object.path) {
+                all.entry(part).or_default().push(revision);
+            }
+        }
+        all.values_mut().for_each(|revisions| revisions.sort());
+        Ok(Self { job, id, all })
+    }
+
+    /// The revisions of a part, in their order.
+    fn of(&self, part: Part) -> &[Revision] {
+        self.all.get(&part).map_or(&[], Vec::as_slice)
+    }
+
+    /// A revision of the window: its `_complete` marker and what that has joined, or what is known of it without looking at
+    /// partitions. The files are named by where they lie now: those that a later revision has replaced were kept by it.
+    async fn past(&self, store: &Store, revision: Revision, partitions: bool) -> Result<Option<Past>> {
+        let (job, id) = (self.job, self.id);
+        let path = paths::marker(job, id, Part::Finish, revision);
+        let Some(mut complete) = store.read_marker::<Complete>(&path).await? else { return Ok(None) };
+        complete.files.retain(|file| !file.is_kept(job));
+        let mut past = Past { complete, partitions: vec![] };
+        if partitions {
+            let plan = &past.complete.plan;
+            let wanted = plan.partitions.iter().map(|partition| (*partition, plan.revision_of(*partition)));
+            past.partitions = read_partitions(store, job, id, wanted.collect()).await?;
+        }
+        for marker in &mut past.partitions {
+            let part = Part::Partition(marker.plan.partition);
+            self.follow::<Marker>(store, part, marker.plan.revision, &mut marker.files).await?;
+        }
+        self.follow::<Complete>(store, Part::Finish, revision, &mut past.complete.files).await?;
+        Ok(Some(past))
+    }
+
+    /// Moves the files of a revision to where later ones have kept them. What these have left as it is stays where it is.
+    async fn follow<M: Committed>(
+        &self,
+        store: &Store,
+        part: Part,
+        mut at: Revision,
+        files: &mut [FileEntry],
+    ) -> Result<()> {
+        for next in self.of(part).iter().filter(|revision| **revision > at).copied().collect::<Vec<_>>() {
+            let found = store.read_marker::<M>(&paths::marker(self.job, self.id, part, next)).await?;
+            let later = found.as_ref().map_or(&[][..], Committed::files);
+            for file in &mut *files {
+                let kept = paths::kept(self.job, self.id, at, &file.path);
+                if let Some(kept) = later.iter().find(|other| Some(&other.path) == kept.as_ref()) {
+                    file.path = kept.path.clone();
+                }
+            }
             at = next;
         }
-    }
-    let mut at = revision;
-    for next in after(Part::Finish, revision) {
-        let found = store.read_marker::<Complete>(&paths::marker(job, id, Part::Finish, next)).await?;
-        follow(job, id, &mut complete.files, at, &found.map(|found| found.files).unwrap_or_default());
-        at = next;
-    }
-    Ok(Some(Past { complete, partitions }))
-}
-
-/// Moves the files of a revision to where the next one has kept them. What that one has left as it is stays where it is.
-fn follow(job: &JobName, id: WindowId, files: &mut [FileEntry], revision: Revision, next: &[FileEntry]) {
-    for file in files {
-        let kept = paths::kept(job, id, revision, &file.path);
-        if let Some(kept) = next.iter().find(|other| Some(&other.path) == kept.as_ref()) {
-            file.path = kept.path.clone();
-        }
+        Ok(())
     }
 }
 
@@ -171,15 +191,15 @@ async fn read_partitions(
     markers: Vec<(PartitionId, Revision)>,
 ) -> Result<Vec<Marker>> {
     let read = |(partition, revision)| async move {
-        store.read_marker::<Marker>(&paths::marker(job, id, Part::Partition(partition), revision)).await
-    };
-    let found: Vec<Option<Marker>> =
-        futures::stream::iter(markers).map(read).buffered(CONCURRENCY).try_collect().await?;
-    let found = found.into_iter().flatten().map(|mut marker| {
+        let path = paths::marker(job, id, Part::Partition(partition), revision);
+        let found = store.read_marker::<Marker>(&path).await?;
+        let mut marker = found.with_context(|| {
+            format!("{path} is missing, which window {id} was made from; `windrow verify {job}` says what else is")
+        })?;
         marker.files.retain(|file| !file.is_kept(job));
-        marker
-    });
-    Ok(found.collect())
+        Ok(marker)
+    };
+    futures::stream::iter(markers).map(read).buffered(CONCURRENCY).try_collect().await
 }
 
 #[cfg(test)]

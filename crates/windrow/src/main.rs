@@ -26,7 +26,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::client::{apply, backfill, describe, jobs, wait, windows};
+use crate::client::{apply, backfill, describe, jobs, partitions, wait, windows, workers};
 
 /// Exactly-once batch jobs for fleets of devices.
 ///
@@ -107,13 +107,13 @@ enum Get {
     Windows(windows::GetArgs),
     /// Partitions of a job's topic: how far they are cut.
     #[command(visible_alias = "partition")]
-    Partitions(windows::PartitionsArgs),
+    Partitions(partitions::GetArgs),
     /// Backfills that run, and the newest that are done.
     #[command(visible_alias = "backfill")]
     Backfills(backfill::GetArgs),
     /// Workers that are alive.
     #[command(visible_alias = "worker")]
-    Workers(windows::WorkersArgs),
+    Workers(workers::GetArgs),
 }
 
 /// Stack of every thread that may plan or run SQL: its planner recurses over expressions. Only what is used is taken.
@@ -172,10 +172,10 @@ async fn run(command: Command) -> Result<()> {
         Command::Validate(args) => validate::run(args).await,
         Command::Get(Get::Jobs(args)) => jobs::get(args).await,
         Command::Get(Get::Windows(args)) => windows::get(args).await,
-        Command::Get(Get::Partitions(args)) => windows::partitions(args).await,
+        Command::Get(Get::Partitions(args)) => partitions::get(args).await,
         Command::Backfill(args) => backfill::run(*args).await,
         Command::Get(Get::Backfills(args)) => backfill::get(args).await,
-        Command::Get(Get::Workers(args)) => windows::workers(args).await,
+        Command::Get(Get::Workers(args)) => workers::get(args).await,
         Command::Describe(args) => describe::run(args).await,
         Command::Watch(args) => jobs::watch(args).await,
         Command::Wait(args) => wait::run(args).await,

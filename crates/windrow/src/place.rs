@@ -90,14 +90,9 @@ pub async fn knows(database: &Database, job: &windrow_protocol::JobName) -> Resu
 /// Windows of a job, or runs of them, that a stopped `windrow dev` is still to run again.
 pub async fn revisions_pending(database: &Database, job: &windrow_protocol::JobName) -> Result<u64> {
     use windrow_ports::MetaStore;
-    use windrow_protocol::state::{BatchRecord, Wish};
-    let wishes = database.meta().list(&keys::wishes(job)).await?.items;
-    let open =
-        wishes.iter().filter(|item| serde_json::from_slice::<Wish>(&item.value).is_ok_and(|wish| !wish.is_done()));
-    let batches = database.meta().list(&keys::batches(job)).await?.items;
-    let again = |batch: BatchRecord| batch.id.revision > windrow_protocol::Revision::default();
-    let running = batches.iter().filter(|item| serde_json::from_slice(&item.value).is_ok_and(again));
-    Ok((open.count() + running.count()) as u64)
+    let mut listing = database.meta().list(&keys::wishes(job)).await?;
+    listing.items.extend(database.meta().list(&keys::batches(job)).await?.items);
+    Ok(windrow_coordinator::View::new(&listing).revisions_pending(job))
 }
 
 /// How many windows a job of a stopped `windrow dev` has completed; `None` if it does not know the job.

@@ -24,8 +24,13 @@ use crate::connect::{EtcdArgs, KafkaArgs, StoreArgs, scratch};
 use crate::serve::{self, Probes, Stop};
 
 /// Names of the services, for health checks.
-const API: [&str; 4] =
-    ["windrow.v1.JobService", "windrow.v1.WindowService", "windrow.v1.WorkerService", "windrow.v1.ClusterService"];
+const API: [&str; 5] = [
+    "windrow.v1.JobService",
+    "windrow.v1.WindowService",
+    "windrow.v1.BackfillService",
+    "windrow.v1.WorkerService",
+    "windrow.v1.ClusterService",
+];
 const INGEST: &str = "windrow.v1.IngestService";
 
 /// How long open requests of the jobs API have at shutdown.
@@ -210,9 +215,9 @@ pub async fn worker(args: WorkerArgs) -> Result<()> {
     let log = unless_stopped(&stop, args.kafka.connect("windrow-worker")).await?;
     let meta = unless_stopped(&stop, args.etcd.connect()).await?;
     let store = unless_stopped(&stop, args.store.connect()).await?;
-    let scratch = scratch(args.scratch);
+    let scratch = scratch(args.scratch)?;
     let memory_bytes = usize::try_from(args.memory_mib.saturating_mul(1024 * 1024))?;
-    let engine = Engine::new(EngineSettings { memory_bytes, scratch: scratch.clone() });
+    let engine = Engine::new(EngineSettings { memory_bytes, scratch: scratch.folder().to_owned() });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let cores = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
     let settings = windrow_worker::Settings {
@@ -227,7 +232,8 @@ pub async fn worker(args: WorkerArgs) -> Result<()> {
         let (meta, key) = (registered.clone(), key.clone());
         async move { meta.get(&key).await.is_ok_and(|found| found.is_some()) }.boxed()
     });
-    Ok(windrow_worker::run(Tools::new(log, store, clock, engine, scratch), meta, settings, stop).await?)
+    let tools = Tools::new(log, store, clock, engine, scratch.folder().to_owned());
+    Ok(windrow_worker::run(tools, meta, settings, stop).await?)
 }
 
 /// What clients are told of the cluster.

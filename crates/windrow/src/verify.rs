@@ -212,16 +212,15 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, state: State) -> 
         progress.inc(1);
         match paths::parse_marker(&object.path) {
             None => report.findings.push(format!("{} is no marker", object.path)),
-            Some((_, window, Part::Finish, _)) => {
-                let marker = report.read::<Complete>(store, &object.path).await?;
-                report.expect_own_place(&object.path, marker.as_ref().is_none_or(|m| m.plan.window.id() == window));
-                complete.extend(marker);
+            Some((_, window, Part::Finish, revision)) => {
+                let own = |m: &Complete| m.plan.window.id() == window && m.plan.revision == revision;
+                complete.extend(report.read(store, &object.path, own).await?);
             }
-            Some((_, window, Part::Partition(partition), _)) => {
-                let marker = report.read::<Marker>(store, &object.path).await?;
-                let own = |m: &Marker| m.plan.window.id() == window && m.plan.partition == partition;
-                report.expect_own_place(&object.path, marker.as_ref().is_none_or(own));
-                batches.entry(partition).or_default().extend(marker);
+            Some((_, window, Part::Partition(partition), revision)) => {
+                let own = |m: &Marker| {
+                    (m.plan.window.id(), m.plan.partition, m.plan.revision) == (window, partition, revision)
+                };
+                batches.entry(partition).or_default().extend(report.read(store, &object.path, own).await?);
             }
         }
     }
@@ -237,14 +236,21 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, state: State) -> 
     for marker in newest {
         report.windows += marker.plan.windows;
         let window = marker.plan.window.id();
-        let joined = revisions::joined(marker, by_window.get(&window).map_or(&[], Vec::as_slice));
+        let markers = by_window.remove(&window).unwrap_or_default();
+        report.unjoined(Some(marker), &markers, state.revisions_pending);
+        let joined = revisions::joined(marker, &markers);
         let found = audit::window(marker, &joined);
         report.findings.extend(found.into_iter().map(|what| format!("window {window}: {what}")));
         let skipped = marker.skipped.iter().map(|reason| format!("window {window}: its reduce was skipped: {reason}"));
         report.notes.extend(skipped);
     }
+    for markers in by_window.values() {
+        report.unjoined(None, markers, state.revisions_pending);
+    }
     for markers in complete.chunk_by(|a, b| a.plan.window.id() == b.plan.window.id()) {
-        report.files_of_all(store, markers, |marker| (marker.plan.window.id(), marker.plan.revision)).await?;
+        report
+            .files_of_all(store, markers, |marker| (marker.plan.window.id(), Part::Finish, marker.plan.revision))
+            .await?;
         progress.inc(markers.len() as u64);
     }
     drop(by_window);
@@ -252,7 +258,8 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, state: State) -> 
         markers.sort_by_key(|marker| (marker.plan.window.id(), marker.plan.revision));
         report.partition(ends, partition, &markers).await?;
         for markers in markers.chunk_by(|a, b| a.plan.window.id() == b.plan.window.id()) {
-            report.files_of_all(store, markers, |marker| (marker.plan.window.id(), marker.plan.revision)).await?;
+            let name = |marker: &Marker| (marker.plan.window.id(), Part::Partition(partition), marker.plan.revision);
+            report.files_of_all(store, markers, name).await?;
             progress.inc(markers.len() as u64);
         }
     }
@@ -272,8 +279,13 @@ async fn published(store: &Store, job: &JobName) -> Result<Vec<String>> {
 }
 
 impl Report {
-    /// A marker; one that can't be read is a finding, and the others are looked at all the same.
-    async fn read<M: Committed>(&mut self, store: &Store, path: &str) -> Result<Option<M>> {
+    /// A marker; one that can't be read, or is another's, is a finding, and the others are looked at all the same.
+    async fn read<M: Committed>(
+        &mut self,
+        store: &Store,
+        path: &str,
+        is_own: impl Fn(&M) -> bool,
+    ) -> Result<Option<M>> {
         match store.read_marker::<M>(path).await {
             Ok(None) => {
                 self.findings.push(format!("{path} went away while the job was verified"));
@@ -283,13 +295,11 @@ impl Report {
                 self.findings.push(format!("marker {what}"));
                 Ok(None)
             }
+            Ok(Some(marker)) if !is_own(&marker) => {
+                self.findings.push(format!("{path} is the marker of another window, partition or revision"));
+                Ok(None)
+            }
             found => Ok(found?),
-        }
-    }
-
-    fn expect_own_place(&mut self, path: &str, own: bool) {
-        if !own {
-            self.findings.push(format!("{path} is the marker of another window or partition than its name says"));
         }
     }
 

@@ -24,6 +24,23 @@ pub fn time(timestamp: &PbTimestamp) -> Timestamp {
     )
 }
 
+/// The ledger of counts.
+pub fn counts(counts: &v1::LedgerCounts) -> Ledger {
+    Ledger {
+        records: counts.records,
+        undecodable: counts.undecodable,
+        read: counts.read,
+        on_time: counts.on_time,
+        late: counts.late,
+        skipped: counts.skipped,
+        kept: counts.kept,
+        quarantined: counts.quarantined,
+        duplicate: counts.duplicate,
+        lost_offsets: counts.lost_offsets,
+        amended: counts.amended,
+    }
+}
+
 /// A ledger's counts.
 pub fn ledger(ledger: &Ledger) -> v1::LedgerCounts {
     v1::LedgerCounts {

@@ -7,6 +7,13 @@ use windrow_protocol::job::{Violation, closest};
 
 /// Reads a job file, or says at which path it is none.
 pub fn read(value: Value) -> Result<JobFile, Violation> {
+    // Serde takes a list for an object whose fields come in their order.
+    for pointer in ["/metadata", "/spec", "/spec/source", "/spec/source/json", "/spec/window", "/spec/output"] {
+        if value.pointer(pointer).is_some_and(Value::is_array) {
+            let path = pointer.trim_start_matches('/').replace('/', ".");
+            return Err(Violation::new(path, "WRONG_TYPE", "a list stands here; expected fields, `name: value` each"));
+        }
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = match error.path().to_string() {
             root if root == "." => String::new(),
@@ -73,6 +80,8 @@ mod tests {
         assert!(said.starts_with("metadata.name INVALID_VALUE") && said.contains("a-z"), "{said}");
         let said = refused(|job| job["spec"]["source"]["tags"] = json!(["a", 1]));
         assert!(said.starts_with("spec.source.tags[1] WRONG_TYPE") && said.contains("quotes"), "{said}");
+        let said = refused(|job| job["metadata"] = json!(["x"]));
+        assert!(said.starts_with("metadata WRONG_TYPE"), "{said}");
         assert_eq!(read(json!(null)).unwrap_err().path, "");
     }
 }

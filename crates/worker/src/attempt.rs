@@ -1,103 +1,37 @@
 //! One try at one batch: from the plan to a marker that stands.
 
-use std::path::{Path, PathBuf};
-
+use windrow_ports::Log;
 use windrow_ports::log::Bounds;
-use windrow_ports::{Log, LogError};
-use windrow_processing::ProcessingError;
-use windrow_processing::parquet::{WrittenFile, read};
+use windrow_processing::parquet::WrittenFile;
 use windrow_protocol::commit::Verdict;
-use windrow_protocol::marker::{Complete, FileEntry, Input, MARKER_VERSION, Marker};
+use windrow_protocol::marker::{Committed, FileEntry, MARKER_VERSION, Marker};
 use windrow_protocol::paths::{self, Dataset};
-use windrow_protocol::plan::{BatchId, FinishPlan, Part};
-use windrow_protocol::revise::Amends;
+use windrow_protocol::plan::BatchId;
 use windrow_protocol::state::{Assignment, Summary, Task};
-use windrow_protocol::volume::Seen;
 use windrow_protocol::{AttemptId, JobSpec, Ledger, Offset, OffsetRange, Plan};
-use windrow_storage::{Store, StoreError};
+use windrow_storage::StoreError;
 
 use crate::Tools;
 use crate::compute::{self, Computed};
+use crate::scratch::AttemptFolder;
 
+mod error;
+mod finish;
 mod revision;
+mod staging;
 
-/// Why a try failed, by what becomes of the batch.
-#[derive(Debug, thiserror::Error)]
-pub enum AttemptError {
-    /// The log or the store can't be reached: works once it can.
-    #[error("{0}")]
-    Unavailable(String),
-    /// May work when it is tried again, here or elsewhere.
-    #[error("{0}")]
-    Retry(String),
-    /// Can't work: the batch is parked at once.
-    #[error("{0}")]
-    Park(String),
-    /// A window of volume does not end in what the log holds.
-    #[error("the window does not end before offset {}: it has {} records so far", .0.through, .0.records)]
-    Short(Seen),
-}
-
-impl From<StoreError> for AttemptError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
-            StoreError::NotFound(_) | StoreError::Local(_) => Self::Retry(error.to_string()),
-            StoreError::Broken(_) | StoreError::Unusable(_) => Self::Park(error.to_string()),
-        }
-    }
-}
-
-impl From<LogError> for AttemptError {
-    fn from(error: LogError) -> Self {
-        match error {
-            LogError::Unavailable(_) => Self::Unavailable(error.to_string()),
-            // A broker may not know a topic for a moment: of its own restart, or a leader's move.
-            LogError::OutOfRange { .. } | LogError::NoTopic(_) => Self::Retry(error.to_string()),
-            LogError::Refused(_) | LogError::Exists(_) => Self::Park(error.to_string()),
-        }
-    }
-}
-
-impl From<ProcessingError> for AttemptError {
-    fn from(error: ProcessingError) -> Self {
-        match error {
-            ProcessingError::Query(_) => Self::Park(error.to_string()),
-            ProcessingError::Resources(_) | ProcessingError::Input(_) => Self::Retry(error.to_string()),
-        }
-    }
-}
-
-impl From<std::io::Error> for AttemptError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Retry(format!("scratch disk: {error}"))
-    }
-}
+pub use error::AttemptError;
+use staging::{Staged, Staging};
 
 /// Runs an assignment. On success a marker stands, by this attempt or another, and its files are published.
 pub async fn run(tools: &Tools, assignment: &Assignment) -> Result<Summary, AttemptError> {
     let attempt = AttemptId::new(tools.names.next()).map_err(|error| AttemptError::Park(error.to_string()))?;
-    let scratch = tools.scratch.join(attempt.as_str());
-    let _cleared = ClearedAtTheEnd(scratch.clone());
+    let scratch = AttemptFolder::new(tools.scratch.join(attempt.as_str()));
     let Assignment { id, spec, skip, .. } = assignment;
     let run = Run { tools, id, spec, skip: skip.as_ref(), attempt, scratch };
     match &assignment.task {
         Task::Map(plan) => run.map(plan).await,
         Task::Finish(plan) => run.finish(plan).await,
-    }
-}
-
-/// An attempt's scratch folder, made with its first file and removed when the attempt ends or is aborted.
-struct ClearedAtTheEnd(PathBuf);
-
-impl Drop for ClearedAtTheEnd {
-    fn drop(&mut self) {
-        match std::fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(folder = %self.0.display(), %error, "scratch folder could not be removed");
-            }
-            _ => {}
-        }
     }
 }
 
@@ -108,7 +42,7 @@ struct Run<'a> {
     /// Why the batch is given up, if it is.
     skip: Option<&'a String>,
     attempt: AttemptId,
-    scratch: PathBuf,
+    scratch: AttemptFolder,
 }
 
 impl Run<'_> {
@@ -131,11 +65,8 @@ impl Run<'_> {
     }
 
     async fn map(&self, plan: &Plan) -> Result<Summary, AttemptError> {
-        let store = &self.tools.store;
-        if let Some(found) = store.read_marker::<Marker>(&self.marker_path()).await? {
-            self.expect_same(found.plan.is_same_work(plan))?;
-            // Somebody committed before: finish what they may have left.
-            store.publish(&found).await?;
+        let is_same = |found: &Marker| found.plan.is_same_work(plan);
+        if let Some(found) = self.standing(is_same).await? {
             return Ok(summary(&found, self.result()));
         }
         let staged = match (&plan.revises, self.skip) {
@@ -145,11 +76,10 @@ impl Run<'_> {
         };
         self.clear_if_failed(&staged).await;
         let Staged { files, ledger, quarantine_reasons, absent, amends, carried, skipped, found } = staged?;
-        let plan = &found.map_or_else(|| plan.clone(), |found| plan.with_end(found));
         let marker = Marker {
             version: MARKER_VERSION,
             job: self.id.job.clone(),
-            plan: plan.clone(),
+            plan: found.map_or_else(|| plan.clone(), |found| plan.with_end(found)),
             attempt: self.attempt.clone(),
             ledger,
             files,
@@ -160,11 +90,49 @@ impl Run<'_> {
             carried,
             committed_at: self.tools.clock.now(),
         };
-        let (verdict, stands) = store.commit(&self.marker_path(), &marker).await?;
+        Ok(summary(&self.commit(&marker, is_same).await?, self.result()))
+    }
+
+    /// The batch's marker, if one stands. Somebody committed before: what they may have left to publish is published.
+    async fn standing<M: Committed>(&self, is_same: impl Fn(&M) -> bool) -> Result<Option<M>, AttemptError> {
+        let Some(found) = self.tools.store.read_marker::<M>(&self.marker_path()).await? else { return Ok(None) };
+        self.expect_same(is_same(&found))?;
+        match (self.tools.store.publish(&found).await, self.skip) {
+            (Ok(()), _) => {}
+            (Err(StoreError::Broken(what)), Some(reason)) => {
+                tracing::error!(batch = %self.id, what, reason, "the window goes on without files that its marker names");
+            }
+            (Err(error @ StoreError::Broken(_)), None) => {
+                return Err(AttemptError::Park(format!(
+                    "{error}. `windrow skip` lets the window go on without it; a backfill then computes it anew"
+                )));
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
+        Ok(Some(found))
+    }
+
+    /// Puts the marker if none stands, and publishes what the one that stands then names. The one that stands.
+    async fn commit<M: Committed>(&self, marker: &M, is_same: impl Fn(&M) -> bool) -> Result<M, AttemptError> {
+        let (verdict, stands) = self.tools.store.commit(&self.marker_path(), marker).await?;
         self.conclude(verdict).await;
-        self.expect_same(stands.plan.is_same_work(plan))?;
-        store.publish(&stands).await?;
-        Ok(summary(&stands, self.result()))
+        self.expect_same(is_same(&stands))?;
+        self.tools.store.publish(&stands).await?;
+        Ok(stands)
+    }
+
+    /// Runs work that may block, apart from what keeps leases. The attempt's folder outlasts it, also when nobody waits
+    /// for it any more.
+    async fn run_apart<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, AttemptError>> + Send + 'static,
+    ) -> Result<T, AttemptError> {
+        let folder = self.scratch.clone();
+        let work = async move {
+            let _folder = folder;
+            work.await
+        };
+        self.tools.place.run(work).await
     }
 
     /// What a batch comes to that somebody has given up. He knows that its readings are lost. The count is of offsets: all
@@ -174,7 +142,7 @@ impl Run<'_> {
         let found = match plan.volume() {
             Some(_) => {
                 let work = self.work(plan, vec![self.check_range(plan).await?], false);
-                self.tools.place.run(work.find()).await?
+                self.run_apart(work.find()).await?
             }
             None => None,
         };
@@ -193,7 +161,7 @@ impl Run<'_> {
             ranges,
             only_aside,
             result: self.result(),
-            folder: self.scratch.clone(),
+            folder: self.scratch.folder().to_owned(),
         }
     }
 
@@ -209,13 +177,12 @@ impl Run<'_> {
             ledger.check().map_err(AttemptError::Park)?;
             let mut files = Vec::new();
             for (dataset, written) in outputs {
-                // A window without readings has no rows, also where an aggregate would give one of nothing.
-                let written = if dataset == result && ledger.kept == 0 { Vec::new() } else { written };
+                let written = rows_of(dataset == result, &ledger, written);
                 files.extend(staging.stage(dataset, 0, written).await?);
             }
             Ok(Staged { files, quarantine_reasons, absent, amends, found, ..Staged::nothing(ledger) })
         };
-        self.tools.place.run(staged).await
+        self.run_apart(staged).await
     }
 
     /// The dataset that a map's output is.
@@ -253,6 +220,11 @@ impl Run<'_> {
         Ok(OffsetRange::new(log_start.max(plan.read.start), end))
     }
 
+    /// Of a marker's files those that readers look at now; not what it has kept of the revision before it.
+    fn results(&self, files: &[FileEntry]) -> Vec<FileEntry> {
+        files.iter().filter(|file| !file.is_kept(&self.id.job)).cloned().collect()
+    }
+
     fn staging(&self) -> Staging {
         Staging { store: self.tools.store.clone(), id: self.id.clone(), attempt: self.attempt.clone() }
     }
@@ -280,63 +252,6 @@ impl Run<'_> {
             tracing::warn!(%folder, %error, "staged files of an attempt without result could not be deleted");
         }
     }
-
-    /// The window's last step: the reduce over all partitions' outputs, and the `_complete` marker.
-    async fn finish(&self, plan: &FinishPlan) -> Result<Summary, AttemptError> {
-        let store = &self.tools.store;
-        if let Some(found) = store.read_marker::<Complete>(&self.marker_path()).await? {
-            self.expect_same(found.plan.is_same_work(plan))?;
-            store.publish(&found).await?;
-            return Ok(complete_summary(&found));
-        }
-        let base = self.complete_before(plan).await?;
-        let mut inputs = Vec::new();
-        let (mut ledger, mut rows, mut parts) = (Ledger::default(), 0, Vec::new());
-        for partition in &plan.partitions {
-            let path =
-                paths::marker(&self.id.job, self.id.window, Part::Partition(*partition), plan.revision_of(*partition));
-            let missing = || AttemptError::Retry(format!("marker {path} of a committed batch is not there"));
-            let marker = store.read_marker::<Marker>(&path).await?.ok_or_else(missing)?;
-            ledger = ledger.plus(&marker.ledger);
-            let (attempt, skipped) = (marker.attempt.clone(), marker.skipped.clone());
-            inputs.push(Input { partition: *partition, attempt, skipped });
-            let is_result = |file: &FileEntry| file.is_in(&self.id.job, self.result());
-            let results: Vec<FileEntry> = marker.files.into_iter().filter(is_result).collect();
-            rows += results.iter().map(|file| file.rows).sum::<u64>();
-            parts.extend(results);
-        }
-        let mut files = Vec::new();
-        if self.spec.reduce.is_some() {
-            files = match (self.skip, base) {
-                (None, base) => {
-                    let staged = self.reduce(parts, ledger.kept, base).await;
-                    self.clear_if_failed(&staged).await;
-                    staged?
-                }
-                // What is given up is the revision: the result that stands stays.
-                (Some(_), Some(base)) => self.results(&base.files),
-                (Some(_), None) => Vec::new(),
-            };
-            rows = files.iter().filter(|file| file.is_in(&self.id.job, Dataset::Data)).map(|file| file.rows).sum();
-        }
-        let complete = Complete {
-            version: MARKER_VERSION,
-            job: self.id.job.clone(),
-            plan: plan.clone(),
-            attempt: self.attempt.clone(),
-            files,
-            rows,
-            ledger,
-            inputs,
-            skipped: self.skip.cloned(),
-            committed_at: self.tools.clock.now(),
-        };
-        let (verdict, stands) = store.commit(&self.marker_path(), &complete).await?;
-        self.conclude(verdict).await;
-        self.expect_same(stands.plan.is_same_work(plan))?;
-        store.publish(&stands).await?;
-        Ok(complete_summary(&stands))
-    }
 }
 
 /// The topic must be the planned one, not another of its name.
@@ -350,72 +265,9 @@ pub(crate) async fn expect_topic(log: &dyn Log, plan: &Plan) -> Result<(), Attem
     )))
 }
 
-/// What an attempt has in the store, not committed yet, and what its marker says beside it.
-struct Staged {
-    files: Vec<FileEntry>,
-    ledger: Ledger,
-    quarantine_reasons: Vec<String>,
-    absent: Vec<String>,
-    amends: Option<Amends>,
-    carried: Option<OffsetRange>,
-    /// The batch was given up before, and is not made up for.
-    skipped: Option<String>,
-    /// Of a window of volume: where it ends.
-    found: Option<Seen>,
-}
-
-impl Staged {
-    fn nothing(ledger: Ledger) -> Self {
-        let (files, quarantine_reasons, absent) = (Vec::new(), Vec::new(), Vec::new());
-        Self { files, ledger, quarantine_reasons, absent, amends: None, carried: None, skipped: None, found: None }
-    }
-}
-
-/// Brings an attempt's files to the store. Blocks on disk.
-struct Staging {
-    store: Store,
-    id: BatchId,
-    attempt: AttemptId,
-}
-
-impl Staging {
-    /// `first`: the number of the first file.
-    async fn stage(
-        &self,
-        dataset: Dataset,
-        first: u32,
-        written: Vec<WrittenFile>,
-    ) -> Result<Vec<FileEntry>, AttemptError> {
-        let mut files = Vec::new();
-        for (number, file) in (first..).zip(written) {
-            let staged = paths::staged(&self.id.job, self.id.window, self.id.part, &self.attempt, dataset, number);
-            let path = paths::file(&self.id.job, dataset, self.id.window, self.id.part, number);
-            files.push(self.store.stage(&file.path, &staged, &path, file.rows).await?);
-        }
-        Ok(files)
-    }
-}
-
-/// Brings published parts to scratch disk. Blocks on it.
-async fn fetch(store: &Store, folder: &Path, parts: &[FileEntry]) -> Result<Vec<PathBuf>, AttemptError> {
-    std::fs::create_dir_all(folder)?;
-    let mut local = Vec::new();
-    for (i, part) in parts.iter().enumerate() {
-        let path = folder.join(format!("part-{i}.parquet"));
-        store.download(&part.path, &path).await?;
-        check_rows(&path, part)?;
-        local.push(path);
-    }
-    Ok(local)
-}
-
-/// A part must be what its marker says, before anything is computed from it.
-fn check_rows(path: &Path, part: &FileEntry) -> Result<(), AttemptError> {
-    let bytes = std::fs::metadata(path)?.len();
-    if bytes != part.bytes {
-        return Err(AttemptError::Park(format!("{} has {bytes} bytes, its marker says {}", part.path, part.bytes)));
-    }
-    read(path).map(drop).map_err(|error| AttemptError::Park(format!("{}: {error}", part.path)))
+/// A window without readings has no rows in its result, also where an aggregate would give one of nothing.
+fn rows_of(is_result: bool, ledger: &Ledger, written: Vec<WrittenFile>) -> Vec<WrittenFile> {
+    if is_result && ledger.kept == 0 { Vec::new() } else { written }
 }
 
 fn summary(marker: &Marker, result: Dataset) -> Summary {
@@ -423,9 +275,4 @@ fn summary(marker: &Marker, result: Dataset) -> Summary {
     let bytes = marker.files.iter().map(|file| file.bytes).sum();
     let found = marker.plan.volume().and_then(|cut| cut.found);
     Summary { rows, bytes, ledger: marker.ledger, amends: marker.amends.clone(), found }
-}
-
-fn complete_summary(complete: &Complete) -> Summary {
-    let bytes = complete.files.iter().map(|file| file.bytes).sum();
-    Summary { rows: complete.rows, bytes, ledger: complete.ledger, amends: None, found: None }
 }

@@ -5,6 +5,7 @@
 pub mod attempt;
 mod compute;
 pub mod intake;
+mod scratch;
 mod shared;
 mod work;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use compute::Place;
+pub use scratch::Scratch;
 pub use shared::SharedReads;
 pub use work::{Settings, WorkerError, run};
 

@@ -270,3 +270,18 @@ async fn a_revision_that_is_given_up_leaves_the_result_that_stands() {
     assert_eq!((next.skipped.as_deref(), &next.files[0]), (Some("no topic"), &first.files[0]));
     assert_eq!(bench.tools.store.unpublished(&next).await.unwrap(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_whose_file_is_gone_goes_on_when_it_is_given_up_and_is_mended_by_a_backfill() {
+    let bench = bench().await;
+    run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    bench.tools.store.delete(vec![DATA.to_owned()]).await.unwrap();
+    let parked = run(&bench.tools, &map(&bench, spec(false))).await;
+    assert!(matches!(&parked, Err(AttemptError::Park(why)) if why.contains("windrow skip")), "{parked:?}");
+    let skip = Assignment { skip: Some("the disk died".to_owned()), ..map(&bench, spec(false)) };
+    run(&bench.tools, &skip).await.unwrap();
+    assert!(objects(&bench, "job/data").await.is_empty(), "nothing is made up");
+    assert_eq!(run(&bench.tools, &again(&bench, spec(false))).await.unwrap().rows, 2);
+    assert_eq!(objects(&bench, "job/data").await, [DATA]);
+    assert_eq!(objects(&bench, "job/revisions").await, Vec::<String>::new(), "there was nothing to keep");
+}

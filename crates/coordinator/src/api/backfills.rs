@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
-use windrow_protocol::plan::Part;
+use windrow_protocol::plan::{BatchId, Part};
 use windrow_protocol::revise::{self, Ground, Known, Span, SpecRef, Wish, WishId};
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
 use windrow_protocol::{BackfillName, JobName, PartitionId, WindowId, paths};
@@ -16,7 +16,7 @@ use windrow_wire::v1::backfill_service_server::BackfillService;
 use windrow_wire::v1::{self, BackfillState};
 
 use super::windows::times;
-use super::{Api, encode, job_name, meta, page};
+use super::{Api, encode, job_name, meta, page, store};
 use crate::revising;
 use crate::view::{Versioned, View};
 
@@ -115,10 +115,6 @@ fn backfill_name(name: &str) -> Result<(JobName, BackfillName), Status> {
     Ok((job_name("name", job)?, backfill))
 }
 
-fn store(cause: StoreError) -> Status {
-    error(Code::Unavailable, "STORE_UNAVAILABLE", cause.to_string())
-}
-
 impl Api {
     async fn backfills(&self, job: &JobName) -> Result<Of, Status> {
         let job = self.job(job).await?.value;
@@ -187,7 +183,9 @@ impl Api {
         let id = WishId::Backfill(name.clone());
         let (mut batches, mut batches_total) = (Vec::new(), 0);
         if request.validate_only || self.reduce_came_or_went(&of) {
-            for (window, known) in self.all_known(&of.job.name, &wish, windows).await? {
+            // One after the other: a long span has more markers than a memory should hold.
+            let mut all = std::pin::pin!(self.all_known(&of.job.name, &wish, windows));
+            while let Some((window, known)) = all.try_next().await.map_err(store)? {
                 self.expect_same_dataset(&of, &wish, window, &known)?;
                 for batch in self.planned(&of.job, &id, &wish, window, &known)? {
                     batches_total += 1;
@@ -224,16 +222,17 @@ impl Api {
         Ok(windows)
     }
 
-    async fn all_known(
-        &self,
-        job: &JobName,
-        wish: &Wish,
+    fn all_known<'a>(
+        &'a self,
+        job: &'a JobName,
+        wish: &'a Wish,
         windows: Vec<WindowId>,
-    ) -> Result<Vec<(WindowId, Known)>, Status> {
-        let known = |window| async move {
-            Ok::<_, StoreError>((window, revising::known(&self.parts.store, job, window, wish).await?))
+    ) -> impl Stream<Item = Result<(WindowId, Known), StoreError>> + use<'a> {
+        let known = move |window| async move {
+            let known = revising::known(&self.parts.store, job, window, wish).await?;
+            Ok((window, known))
         };
-        futures::stream::iter(windows).map(known).buffered(READS).try_collect().await.map_err(store)
+        futures::stream::iter(windows).map(known).buffered(READS)
     }
 
     /// Whether the job has had specs that differ in having a reduce.
@@ -300,7 +299,7 @@ impl Api {
             // What is larger than a write is left to finish, and so is a window that goes on meanwhile.
             let all_wait =
                 batches.iter().all(|batch| matches!(batch.value.state, BatchState::Pending | BatchState::Failed));
-            if !all_wait || batches.len() > MAX_TXN_OPS {
+            if !all_wait || batches.len() > MAX_TXN_OPS || self.has_markers(&batches).await? {
                 continue;
             }
             let key = |batch: &BatchRecord| keys::batch(&batch.id.job, batch.id.window, batch.id.part);
@@ -309,6 +308,19 @@ impl Api {
             taken += u32::from(self.parts.meta.txn(Txn { when, then }).await.map_err(meta)?.applied);
         }
         Ok(taken)
+    }
+}
+
+impl Api {
+    /// Whether one of a window's batches has its marker: a worker died before it could say so. What is committed is
+    /// finished, or the next revision would find a marker of another plan in its place.
+    async fn has_markers(&self, batches: &[&Versioned<BatchRecord>]) -> Result<bool, Status> {
+        let Some(BatchId { job, window, revision, .. }) = batches.first().map(|batch| &batch.value.id) else {
+            return Ok(false);
+        };
+        let markers = self.parts.store.list(&paths::window_commits(job, *window)).await.map_err(store)?;
+        let mut markers = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
+        Ok(markers.any(|(_, _, _, of)| of == *revision))
     }
 }
 
@@ -417,3 +429,6 @@ impl BackfillService for Api {
         Ok(Response::new(v1::CancelBackfillResponse { windows_taken_back }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! `JobService`.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,7 +7,7 @@ use futures::stream::BoxStream;
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, Op, Txn};
 use windrow_protocol::state::{BatchState, JobRecord, keys};
-use windrow_protocol::{JobName, Revision, WindowId, paths};
+use windrow_protocol::{JobName, Revision, paths};
 use windrow_wire::convert;
 use windrow_wire::status::error;
 use windrow_wire::v1::job_service_server::JobService;
@@ -63,18 +62,9 @@ pub fn message(job: &Versioned<JobRecord>, view: &View) -> v1::Job {
             batches_failed: count(|state| *state == BatchState::Failed),
             problem,
             pause_note: record.paused.clone().unwrap_or_default(),
-            revisions_pending: revisions_pending(view, &record.name),
+            revisions_pending: view.revisions_pending(&record.name),
         }),
     }
-}
-
-/// Wishes that are not done, and windows that are being run again.
-fn revisions_pending(view: &View, job: &JobName) -> u64 {
-    let wishes = view.wishes.get(job).into_iter().flatten().filter(|(_, wish)| !wish.value.is_done());
-    let batches = view.batches.get(job).into_iter().flatten();
-    let again = batches.filter(|(_, batch)| batch.value.id.revision > Revision::default());
-    let windows: BTreeSet<WindowId> = again.map(|((window, _), _)| *window).collect();
-    (wishes.count() + windows.len()) as u64
 }
 
 fn exists(job: &JobRecord) -> Status {
@@ -172,18 +162,20 @@ impl Api {
     /// Refuses a new job where an earlier one of its name has left its output: some windows would be taken for done, the
     /// others would be mixed in. A warning if nobody can tell.
     async fn expect_no_output(&self, name: &JobName) -> Result<Option<String>, Status> {
-        let commits = paths::commits(name);
-        let looking = tokio::time::timeout(STORE_PATIENCE, self.parts.store.folders(&commits));
+        let looking = tokio::time::timeout(STORE_PATIENCE, self.parts.store.folders(name.as_str()));
         let unknown = |why: String| {
             Ok(Some(format!("nobody could look whether an earlier job {name} has left output in the store: {why}")))
         };
-        match looking.await {
-            Ok(Ok(windows)) if windows.is_empty() => Ok(None),
-            Ok(Ok(windows)) => {
+        // What attempts have staged is no output.
+        let staging = paths::staging(name).rsplit('/').next().unwrap_or_default().to_owned();
+        let output = |folders: Vec<String>| folders.into_iter().filter(|folder| *folder != staging).collect::<Vec<_>>();
+        match looking.await.map(|found| found.map(output)) {
+            Ok(Ok(folders)) if folders.is_empty() => Ok(None),
+            Ok(Ok(folders)) => {
                 let message = format!(
-                    "the store holds the output of an earlier job {name} ({} windows under {}/{name}/): move or delete \
-                     that folder first, or apply the job under another name",
-                    windows.len(),
+                    "the store holds the output of an earlier job {name} ({} under {}/{name}/): move or delete that \
+                     folder first, or apply the job under another name",
+                    folders.join(", "),
                     self.parts.store.url()
                 );
                 Err(error(Code::FailedPrecondition, "OUTPUT_EXISTS", message))

@@ -6,7 +6,7 @@ use windrow_ports::SystemClock;
 use windrow_ports::meta::{Op, Txn};
 use windrow_protocol::marker::FileEntry;
 use windrow_protocol::paths::Dataset;
-use windrow_protocol::{AttemptId, PartitionId, WindowId};
+use windrow_protocol::{AttemptId, PartitionId, Revision, WindowId};
 use windrow_storage::{S3Settings, Store};
 
 use super::*;
@@ -111,6 +111,19 @@ async fn attempts_of_a_batch_in_flight_are_left_alone() {
     world.parts.meta.txn(Txn { when: vec![], then: vec![put] }).await.unwrap();
     assert_eq!(world.sweep(Duration::ZERO).await, Swept::default());
     assert_eq!(world.staged().await, 1);
+}
+
+#[tokio::test]
+async fn a_batch_whose_marker_is_damaged_keeps_no_other_from_being_cleared() {
+    let world = World::new().await;
+    world.stage("a-damaged").await;
+    let marker = world.folder.path().join("store").join(paths::marker(&world.job, world.window, PART, Revision(0)));
+    std::fs::create_dir_all(marker.parent().unwrap()).unwrap();
+    std::fs::write(marker, "{").unwrap();
+    let other = World { window: "2026-01-01T01:00:00Z".parse().unwrap(), ..world };
+    other.stage("b-dead").await;
+    assert_eq!(other.sweep(Duration::ZERO).await, Swept { removed: 1, published: 0 });
+    assert_eq!(other.staged().await, 1, "what may be of the damaged marker");
 }
 
 #[tokio::test]

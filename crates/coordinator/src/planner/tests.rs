@@ -4,35 +4,10 @@ use windrow_embedded::Database;
 use windrow_ports::SystemClock;
 use windrow_ports::log::{Append, NewTopic};
 use windrow_protocol::JobName;
+use windrow_protocol::state::keys;
 use windrow_storage::{S3Settings, Store};
 
 use super::*;
-
-/// How long a partition counts as silent after looks at these times, in ms, with this idle timeout.
-fn silent_after(looks: &[(u64, i64)], idle_ms: i64) -> i64 {
-    let mut silence = Silence::default();
-    let mut note = |(ms, high_watermark): &(u64, i64)| {
-        let (end, now) = (Offset(*high_watermark), Duration::from_millis(*ms));
-        silence.note(PartitionId(0), end, now, Length::from_millis(idle_ms)).millis()
-    };
-    looks.iter().map(&mut note).last().unwrap()
-}
-
-#[test]
-fn silence_lasts_from_the_last_new_record_on() {
-    assert_eq!(silent_after(&[(0, 5), (1_000, 5), (2_000, 5)], 10_000), 2_000);
-    assert_eq!(silent_after(&[(0, 5), (1_000, 6), (2_000, 6)], 10_000), 1_000);
-}
-
-#[test]
-fn time_without_looks_is_no_silence() {
-    assert_eq!(silent_after(&[(0, 5), (1_000, 5), (7_000, 5), (8_000, 5)], 10_000), 1_000);
-}
-
-#[test]
-fn a_short_timeout_is_reached_though_looks_are_further_apart() {
-    assert_eq!(silent_after(&[(0, 5), (900, 5), (1_800, 5)], 300), 1_800);
-}
 
 /// A job over a topic of one partition whose records have these timestamps, cut until there is nothing to cut.
 async fn cut_all(times: &[Timestamp]) -> Cursor {
@@ -47,29 +22,27 @@ async fn cut_all(times: &[Timestamp]) -> Cursor {
     parts.log.append(&name, PartitionId(0), times.iter().map(record).collect()).await.unwrap();
     let spec = r#"{"source": {"topic": "t"}, "window": {"every": "day"}, "map": "SELECT 1"}"#;
     let job = JobRecord::new(JobName::new("j").unwrap(), serde_json::from_str(spec).unwrap(), Timestamp::MIN);
-    let mut planner = Planner {
+    let mut site = Site {
         parts: &parts,
         job: &job,
-        calendar: job.spec.window.calendar().unwrap(),
         topic: parts.log.topic(&name).await.unwrap(),
         cursors: BTreeMap::new(),
         progress: None,
-        pinned: BTreeMap::new(),
-        open: BTreeMap::new(),
         in_flight: 0,
         max_in_flight: 1_000,
     };
     let cursor_key = keys::cursor(&job.name, PartitionId(0));
     for revision in 0..100 {
-        let writes = planner.step(&mut Silence::default()).await.unwrap().writes;
-        let Some(write) = writes.first() else { return planner.cursors[&PartitionId(0)].value.clone() };
+        let windows = Windows::OfTime { calendar: job.spec.window.calendar().unwrap(), pinned: BTreeMap::new() };
+        let writes = step(&site, windows, &mut Silence::default()).await.unwrap().writes;
+        let Some(write) = writes.first() else { return site.cursors[&PartitionId(0)].value.clone() };
         let cursor = write.then.iter().find_map(|op| match op {
             Op::Put { key, value, .. } if *key == cursor_key => serde_json::from_slice(value).ok(),
             _ => None,
         });
-        planner.cursors.insert(PartitionId(0), Versioned { value: cursor.unwrap(), revision });
+        site.cursors.insert(PartitionId(0), Versioned { value: cursor.unwrap(), revision });
     }
-    panic!("it is cut on and on, at {:?}", planner.cursors)
+    panic!("it is cut on and on, at {:?}", site.cursors)
 }
 
 #[tokio::test]

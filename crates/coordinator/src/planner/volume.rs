@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use windrow_ports::LogError;
 use windrow_ports::meta::{Compare, Op};
-use windrow_protocol::cut::{Cursor, Lookup};
-use windrow_protocol::plan::{BatchId, Part, SealedBy};
+use windrow_protocol::cut::Cursor;
+use windrow_protocol::plan::{Part, SealedBy};
 use windrow_protocol::state::{BatchRecord, BatchState, Progress, Task, keys};
 use windrow_protocol::volume::{Observed, Offer, Seen, Until, VolumeCut, Waiting, likely_full_at, offer};
-use windrow_protocol::{JobName, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, Window};
+use windrow_protocol::{JobName, Offset, OffsetRange, PartitionId, Plan, Timestamp, Window};
 
-use super::{Ends, Planner, READS, Silent, Step, Write, time_of};
+use super::{Ends, Planned, READS, Silent, Site, Write};
 use crate::TickError;
 use crate::view::{Versioned, View, encode};
 
@@ -41,6 +41,11 @@ struct Candidate {
 }
 
 impl Candidate {
+    fn of(record: BatchRecord, stored: Option<i64>) -> Option<Self> {
+        let Task::Map(plan) = &record.task else { return None };
+        Some(Self { plan: plan.clone(), record, stored })
+    }
+
     /// The moment to look up: when its window is over, if that is known.
     fn over(&self) -> Option<(PartitionId, Timestamp)> {
         let (cut, waiting) = (self.plan.volume()?, self.record.waiting.as_ref()?);
@@ -48,49 +53,53 @@ impl Candidate {
     }
 }
 
-impl Planner<'_> {
-    /// One step over windows of volume.
-    pub(super) async fn volume_step(&self, until: Until, ends: &Ends, silent: &Silent) -> Result<Step, TickError> {
-        let problem = self.lost_end(ends);
-        if self.progress.is_none() {
-            return Ok(Step { writes: vec![self.first_progress()], problem });
+/// A job whose windows are of volume.
+pub struct VolumePlanner<'a> {
+    pub site: &'a Site<'a>,
+    pub until: Until,
+    pub open: OpenBatches,
+}
+
+impl VolumePlanner<'_> {
+    /// What one step writes.
+    pub async fn writes(&self, ends: &Ends, silent: &Silent) -> Result<Vec<Write>, TickError> {
+        if self.site.progress.is_none() {
+            return Ok(vec![self.first_progress()]);
         }
-        let mut writes = self.volume_cursors(ends);
+        let mut writes = self.new_cursors(ends);
         let mut candidates = self.unread(ends);
-        candidates.extend(self.new_batches(until, ends).await?);
+        candidates.extend(self.new_batches(ends).await?);
         // After the bounds: what comes in between is beyond the high watermark that was read.
-        let times: Vec<_> = candidates.iter().filter_map(Candidate::over).collect();
-        let found = self.look_up(times.iter().copied()).await?;
-        let found: BTreeMap<PartitionId, Lookup> = times.into_iter().map(|(p, _)| p).zip(found).collect();
+        let found = self.site.look_up(candidates.iter().filter_map(Candidate::over)).await?;
         for candidate in candidates {
             let partition = candidate.plan.partition;
             let Some(bounds) = ends.get(&partition) else { continue };
-            let idle_timeout = self.job.spec.idle_timeout;
+            let idle_timeout = self.site.job.spec.idle_timeout;
             let observed = Observed {
                 high_watermark: bounds.high_watermark,
                 at_over: found.get(&partition).copied(),
                 silent: silent.get(&partition).is_some_and(|silent| *silent >= idle_timeout),
-                now: self.parts.clock.now(),
+                now: self.site.parts.clock.now(),
             };
             writes.extend(self.offered(candidate, observed));
         }
-        Ok(Step { writes, problem })
+        Ok(writes)
     }
 
     /// Without it no window would be counted.
     fn first_progress(&self) -> Write {
-        let key = keys::progress(&self.job.name);
+        let key = keys::progress(&self.site.job.name);
         let none = Timestamp::default();
         let progress = Progress { origin: none, finish_planned_through: none, windows_complete: 0 };
         Write { when: vec![Compare::Absent(key.clone())], then: vec![Op::put(key, encode(&progress))] }
     }
 
     /// Cursors of partitions that have none: windows begin where the log does.
-    fn volume_cursors(&self, ends: &Ends) -> Vec<Write> {
-        let new = ends.iter().filter(|(partition, _)| !self.cursors.contains_key(partition));
+    fn new_cursors(&self, ends: &Ends) -> Vec<Write> {
+        let new = ends.iter().filter(|(partition, _)| !self.site.cursors.contains_key(partition));
         let write = |(partition, bounds): (&PartitionId, &windrow_ports::log::Bounds)| {
-            let key = keys::cursor(&self.job.name, *partition);
-            let cursor = Cursor::of_volume(self.topic.id.clone(), bounds.log_start);
+            let key = keys::cursor(&self.site.job.name, *partition);
+            let cursor = Cursor::of_volume(self.site.topic.id.clone(), bounds.log_start);
             Write { when: vec![Compare::Absent(key.clone())], then: vec![Op::put(key, encode(&cursor))] }
         };
         new.map(write).collect()
@@ -98,28 +107,23 @@ impl Planner<'_> {
 
     /// Batches that wait in nobody's hands, and are not sealed yet.
     fn unread(&self, ends: &Ends) -> Vec<Candidate> {
-        let waiting = self.open.values().filter_map(|batch| {
-            let Task::Map(plan) = &batch.value.task else { return None };
-            let may_change = batch.value.state == BatchState::Pending
-                && plan.volume().is_some_and(|cut| cut.sealed_at.is_none())
-                && ends.contains_key(&plan.partition);
-            may_change.then(|| Candidate {
-                record: batch.value.clone(),
-                plan: plan.clone(),
-                stored: Some(batch.revision),
-            })
-        });
-        waiting.collect()
+        let waiting = self.open.values().filter(|batch| batch.value.state == BatchState::Pending);
+        let candidates = waiting.filter_map(|batch| Candidate::of(batch.value.clone(), Some(batch.revision)));
+        let may_change = |candidate: &Candidate| {
+            let is_sealed = candidate.plan.volume().is_none_or(|cut| cut.sealed_at.is_some());
+            !is_sealed && ends.contains_key(&candidate.plan.partition)
+        };
+        candidates.filter(may_change).collect()
     }
 
     /// Batches of partitions that have no open window and something to begin one with. Not while very much is in flight:
     /// last steps that fail must not pile up without end.
-    async fn new_batches(&self, until: Until, ends: &Ends) -> Result<Vec<Candidate>, TickError> {
-        if self.in_flight.saturating_sub(self.open.len()) >= self.max_in_flight {
+    async fn new_batches(&self, ends: &Ends) -> Result<Vec<Candidate>, TickError> {
+        if self.site.in_flight.saturating_sub(self.open.len()) >= self.site.max_in_flight {
             return Ok(Vec::new());
         }
         let mut reads = Vec::new();
-        for (partition, cursor) in &self.cursors {
+        for (partition, cursor) in &self.site.cursors {
             let Some(bounds) = ends.get(partition) else { continue };
             let start = cursor.value.end;
             if self.open.contains_key(partition) || bounds.high_watermark <= start {
@@ -127,52 +131,35 @@ impl Planner<'_> {
             }
             let first = start.max(bounds.log_start);
             let look = async move {
-                let time = match until.within {
-                    Some(_) => time_of(&*self.parts.log, self.name(), *partition, first).await?,
+                let time = match self.until.within {
+                    Some(_) => self.site.time_of(*partition, first).await?,
                     None => None,
                 };
-                Ok::<_, LogError>(self.new_batch(*partition, &cursor.value, until, bounds.log_start, time))
+                Ok::<_, LogError>(self.new_batch(*partition, &cursor.value, bounds.log_start, time))
             };
             reads.push(look.boxed());
         }
-        Ok(futures::stream::iter(reads).buffered(READS).try_collect().await?)
+        let new: Vec<Option<Candidate>> = futures::stream::iter(reads).buffered(READS).try_collect().await?;
+        Ok(new.into_iter().flatten().collect())
     }
 
     fn new_batch(
         &self,
         partition: PartitionId,
         cursor: &Cursor,
-        until: Until,
         log_start: Offset,
         first: Option<Timestamp>,
-    ) -> Candidate {
+    ) -> Option<Candidate> {
         let start = cursor.end;
         let lost = (log_start > start).then(|| OffsetRange::new(start, log_start));
-        if let Some(lost) = lost {
-            tracing::error!(job = %self.job.name, %partition, %lost, "data loss: retention passed offsets that were not planned yet");
-        }
         let range = OffsetRange::new(start, start);
-        let plan = Plan {
-            revises: None,
-            topic: self.name().clone(),
-            topic_id: self.topic.id.clone(),
-            partition,
-            window: Window::of_volume(partition, start),
-            read: range,
-            owned: range,
-            lost,
-            sealed_by: SealedBy::Volume(VolumeCut::new(until)),
-            revision: Revision(0),
-            spec_hash: self.job.spec.hash(),
-            generation: self.job.generation,
-        };
-        let (window, part) = (plan.window.id(), Part::Partition(partition));
-        let id = BatchId { job: self.job.name.clone(), window, part, revision: Revision(0) };
+        let sealed_by = SealedBy::Volume(VolumeCut::new(self.until));
+        let planned = Planned { read: range, owned: range, lost, sealed_by };
+        let record = self.site.batch(partition, Window::of_volume(partition, start), planned, self.site.spec());
         let seen = Seen::nothing(start.max(log_start), first);
-        let full_at = likely_full_at(until.amount, &seen, cursor.pace.unwrap_or_default());
+        let full_at = likely_full_at(self.until.amount, &seen, cursor.pace.unwrap_or_default());
         let waiting = Some(Waiting { seen, until: full_at });
-        let record = BatchRecord { waiting, ..BatchRecord::new(id, Task::Map(plan.clone())) };
-        Candidate { record, plan, stored: None }
+        Candidate::of(BatchRecord { waiting, ..record }, None)
     }
 
     /// The write that stores a new batch, or hands out or seals one that waits. A worker that takes it meanwhile makes the
@@ -197,15 +184,15 @@ impl Planner<'_> {
             Part::Partition(partition) => partition,
             Part::Finish => return None,
         };
-        let key = keys::batch(&self.job.name, record.id.window, record.id.part);
+        let key = keys::batch(&self.site.job.name, record.id.window, record.id.part);
         let mut write = Write::default();
         match stored {
             Some(revision) => write.when.push(Compare::Modified(key.clone(), revision)),
             // The cursor stands where this window begins: it was not read and done with meanwhile.
             None => {
-                let cursor = keys::cursor(&self.job.name, partition);
+                let cursor = keys::cursor(&self.site.job.name, partition);
                 write.when.push(Compare::Absent(key.clone()));
-                write.when.push(Compare::Modified(cursor, self.cursors.get(&partition)?.revision));
+                write.when.push(Compare::Modified(cursor, self.site.cursors.get(&partition)?.revision));
             }
         }
         write.then.push(Op::put(key, encode(&record)));

@@ -9,7 +9,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use windrow_wire::block::Value;
 
-use super::{elements, time};
+use super::elements::Elements;
+use super::time;
+use crate::MAX_READINGS;
 use crate::batch::{Batch, NewRow, path};
 
 const MALFORMED: &str = "MALFORMED_JSON";
@@ -67,11 +69,14 @@ fn array(body: &[u8]) -> serde_json::Result<Batch> {
 /// Elements that are JSON count, whatever lies between them.
 fn broken_array(body: &[u8]) -> Batch {
     let mut batch = Batch::default();
-    let (elements, ends) = elements::split(body);
-    for element in elements {
+    let mut elements = Elements::of(body);
+    // One too many is enough to refuse the request.
+    while batch.seen() <= MAX_READINGS as u64
+        && let Some(element) = elements.next()
+    {
         add(&mut batch, element);
     }
-    if !ends {
+    if !elements.ends() {
         let mut row = batch.row();
         row.malformed(MALFORMED, "the array does not end with a bracket".to_owned());
         row.finish();

@@ -5,7 +5,14 @@ use windrow_protocol::Timestamp;
 
 /// Any RFC 3339 time.
 pub fn parse(text: &str) -> Option<Timestamp> {
-    utc(text.as_bytes()).map(Timestamp::from_micros).or_else(|| text.parse().ok())
+    utc(text.as_bytes()).map(Timestamp::from_micros).or_else(|| text.parse().ok().filter(|_| has_zone_of_earth(text)))
+}
+
+/// The calendar takes offsets of more than a day.
+fn has_zone_of_earth(text: &str) -> bool {
+    let offset = text.rsplit_once(['+', '-']).filter(|(before, _)| before.contains(['T', 't', ' ']));
+    let hours = offset.and_then(|(_, offset)| offset.get(..2)?.parse::<u32>().ok());
+    hours.is_none_or(|hours| hours < 24)
 }
 
 /// `YYYY-MM-DDTHH:MM:SS[.f]Z` with 1 to 6 digits of f and years from 1970, as microseconds since the epoch.
@@ -75,5 +82,6 @@ mod tests {
             assert_eq!((utc(text.as_bytes()), parse(text).is_some()), (None, true), "{text}");
         }
         assert!(parse("2026-02-29T00:00:00Z").is_none());
+        assert!(parse("2026-03-29T01:30:00+23:59").is_some() && parse("2026-03-29T01:30:00-25:00").is_none());
     }
 }

@@ -44,6 +44,8 @@ async fn what_writes_reads_files_or_sets_options_is_refused() {
         ("SELECT a.device FROM readings a JOIN readings b ON a.seq = b.seq", "READINGS_READ_TWICE"),
         ("SELECT (SELECT max(speed) FROM readings) AS m, device FROM readings", "READINGS_READ_TWICE"),
         ("SELECT NULL AS x FROM readings", "UNTYPED_COLUMN"),
+        ("SELECT device FROM readings TABLESAMPLE BERNOULLI (50)", "NOT_REPEATABLE"),
+        ("SELECT device FROM readings WHERE speed = $1", "PLACEHOLDER"),
         ("SELECT device AS \"\" FROM readings", "INVALID_COLUMN"),
         ("SELECT device AS \"Window\" FROM readings", "RESERVED_COLUMN"),
         ("SELECT INTERVAL '1' MINUTE AS long FROM readings", "UNSUPPORTED_TYPE"),

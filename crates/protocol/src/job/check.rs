@@ -149,8 +149,9 @@ impl JobSpec {
             refuse("holidays", "OUT_OF_RANGE", message);
         }
         for (i, shift) in shifts.iter().enumerate() {
-            if shift.name.is_empty() || shift.name.len() > 63 {
-                refuse(&format!("shifts[{i}].name"), "INVALID_VALUE", "a shift's name has 1 to 63 bytes".to_owned());
+            if shift.name.is_empty() || shift.name.len() > 63 || shift.name.contains(char::is_control) {
+                let message = "a shift's name has 1 to 63 bytes, on one line".to_owned();
+                refuse(&format!("shifts[{i}].name"), "INVALID_VALUE", message);
             }
             if shift.days.is_empty() {
                 let message = "a shift without days never is; leave days out for all days".to_owned();

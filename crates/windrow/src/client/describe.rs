@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use windrow_wire::{convert, v1};
 
 use super::jobs::{self, JobArgs};
-use super::windows::{self, InFlight};
+use super::partitions;
+use super::windows::{self, BatchRow, InFlight};
 use super::{last_segment, said};
 use crate::output;
 
@@ -15,17 +16,17 @@ const MOST_WINDOWS: usize = 20;
 pub async fn run(args: JobArgs) -> Result<()> {
     let client = args.server.connect().await?;
     let job = client.job(&args.job).await.map_err(said)?;
-    let partitions = client.partitions(&args.job).await.map_err(said)?;
+    let found = client.partitions(&args.job).await.map_err(said)?;
     let flying = windows::in_flight(&client.windows_in_flight(&args.job).await.map_err(said)?);
     let next = next(&args, &job, &flying);
     let mut value = jobs::value(&job);
-    value["partitions"] = partitions.iter().map(windows::partition_value).collect();
+    value["partitions"] = found.iter().map(partitions::value).collect();
     value["windowsInFlight"] = flying.iter().map(window_value).collect();
     value["next"] = json!(next);
     output::print(args.output.output, &value, std::slice::from_ref(&args.job), || {
         let mut text = head(&job, &flying);
-        let cells = partitions.iter().map(windows::partition_cells).collect();
-        section(&mut text, "Partitions", &output::table(&windows::PARTITIONS, cells));
+        let cells = found.iter().map(partitions::cells).collect();
+        section(&mut text, "Partitions", &output::table(&partitions::HEADER, cells));
         section(&mut text, "Windows in flight", &window_table(&job, &flying));
         section(&mut text, "Next", &next.join("\n"));
         text
@@ -39,8 +40,8 @@ fn section(text: &mut String, title: &str, body: &str) {
 }
 
 fn window_value(window: &InFlight) -> Value {
-    let state = if window.failed().is_some() { "failed" } else { "running" };
-    let error = window.failed().map(|batch| &batch.last_error);
+    let state = window.state().name();
+    let error = window.failed().and_then(BatchRow::last_error);
     json!({"window": window.window, "start": window.start, "end": window.end, "state": state,
         "batches": window.batches.len(), "lastError": error})
 }
@@ -48,10 +49,15 @@ fn window_value(window: &InFlight) -> Value {
 fn window_table(job: &v1::Job, flying: &[InFlight]) -> String {
     let zone = windows::zone(job);
     let cells = |window: &InFlight| {
-        let state = if window.failed().is_some() { "failed" } else { "running" };
-        let error = window.failed().map(|batch| output::brief(&batch.last_error)).unwrap_or_default();
+        let error = window.failed().map(BatchRow::error).unwrap_or_default();
         let batches = window.batches.len().to_string();
-        vec![window.window.to_string(), windows::local(window.start, &zone), state.to_owned(), batches, error]
+        vec![
+            window.window.to_string(),
+            windows::local(window.start, &zone),
+            window.state().name().to_owned(),
+            batches,
+            error,
+        ]
     };
     let rows = flying.iter().take(MOST_WINDOWS).map(cells).collect();
     let mut text = output::table(&["WINDOW", "STARTS", "STATE", "BATCHES", "ERROR"], rows);
@@ -65,8 +71,10 @@ fn window_table(job: &v1::Job, flying: &[InFlight]) -> String {
 fn last_error(flying: &[InFlight]) -> Option<String> {
     let batches = || flying.iter().flat_map(|window| window.batches.iter().map(move |batch| (window, batch)));
     let parked = flying.iter().find_map(|window| window.failed().map(|batch| (window, batch)));
-    let found = parked.or_else(|| batches().find(|(_, batch)| !batch.last_error.is_empty()));
-    found.map(|(window, batch)| format!("window {}, {}: {}", window.window, batch.part, batch.last_error))
+    let found = parked.or_else(|| batches().find(|(_, batch)| batch.last_error().is_some()));
+    found.map(|(window, batch)| {
+        format!("window {}, {}: {}", window.window, batch.name(), batch.last_error().unwrap_or_default())
+    })
 }
 
 /// Windows of volume in words; `None` for those of time.

@@ -18,11 +18,12 @@ use crate::progress::Progress;
 const INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("goal").required(true).args(["windows", "until"])))]
 pub struct Args {
     #[command(flatten)]
     job: JobArgs,
     /// As many windows are complete, empty ones included.
-    #[arg(long, conflicts_with = "until", required_unless_present = "until")]
+    #[arg(long)]
     windows: Option<u64>,
     /// All windows that end by this time (RFC 3339) are complete. Not for windows of volume.
     #[arg(long)]
@@ -118,7 +119,8 @@ pub async fn run(args: Args) -> Result<()> {
 
 fn parked(args: &Args, window: &InFlight) -> String {
     let (name, server) = (&args.job.job, &args.job.server);
-    let (part, error) = window.failed().map(|batch| (batch.part.clone(), batch.last_error.clone())).unwrap_or_default();
+    let failed = window.failed().map(|batch| (batch.name(), batch.last_error().unwrap_or_default()));
+    let (part, error) = failed.unwrap_or_default();
     format!(
         "job {name}: a batch of window {} ({part}) has failed and is parked: {error}\ntry it again: {}",
         window.window,

@@ -166,7 +166,10 @@ impl Scan<'_> {
             };
             let fits = |kind| cell == cell::Cell::Absent || cell::value(kind, cell.clone(), raw).is_some();
             match field.kind {
-                Some(kind) if !fits(kind) => return wrong(format!("{cell:?} is no {}", kind.name())),
+                Some(kind) if !fits(kind) => {
+                    let text = raw.text().ok().flatten().unwrap_or_default();
+                    return wrong(format!("{text:?} is no {}", kind.name()));
+                }
                 _ => read.push(cell),
             }
         }

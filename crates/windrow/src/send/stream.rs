@@ -191,7 +191,7 @@ impl<'a> Sender<'a> {
 }
 
 fn endpoint(server: &str) -> Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(server.to_owned()).context("--server")?;
+    let endpoint = crate::client::endpoint(server)?;
     Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(Duration::from_secs(20)))
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use windrow_protocol::marker::{Committed, Complete, FileEntry, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::{JobName, Plan, Revision, WindowId, audit, paths};
-use windrow_storage::Store;
+use windrow_storage::{Store, StoreError};
 
 use super::Report;
 
@@ -58,13 +58,32 @@ impl Report {
         }
     }
 
+    /// Every revision that a partition has must be joined by a `_complete` marker, once nothing is to be run again any more.
+    pub fn unjoined(&mut self, complete: Option<&Complete>, markers: &[&Marker], pending: Option<u64>) {
+        for marker in markers {
+            let Plan { partition, revision, .. } = marker.plan;
+            let joined = complete.map(|complete| complete.plan.revision_of(partition));
+            // First results are joined in their turn, and the chain of windows tells of those that are not.
+            if revision == Revision::default() || joined.is_some_and(|joined| joined >= revision) {
+                continue;
+            }
+            let window = marker.plan.window.id();
+            let what = format!("window {window}: {revision} of partition {partition} is joined by no _complete marker");
+            if pending == Some(0) {
+                self.findings.push(what);
+            } else {
+                self.notes.push(format!("{what} yet"));
+            }
+        }
+    }
+
     /// Looks at the files of all revisions of one thing: those that the newest one names, and what was kept of those
     /// before it.
     pub async fn files_of_all<M: Committed>(
         &mut self,
         store: &Store,
         revisions: &[M],
-        name: impl Fn(&M) -> (WindowId, Revision),
+        name: impl Fn(&M) -> (WindowId, Part, Revision),
     ) -> Result<()> {
         let Some((newest, before)) = revisions.split_last() else { return Ok(()) };
         for marker in before {
@@ -75,7 +94,7 @@ impl Report {
         }
         // What a marker took the place of must be there to be looked at.
         for (marker, next) in before.iter().zip(revisions.iter().skip(1)) {
-            let (window, revision) = name(marker);
+            let (window, _, revision) = name(marker);
             for file in marker.files().iter().filter(|file| file.rows > 0) {
                 let path = paths::kept(marker.job(), window, revision, &file.path);
                 let is_kept = path.as_ref().is_none_or(|path| next.files().iter().any(|kept| kept.path == *path));
@@ -84,46 +103,63 @@ impl Report {
                 }
             }
         }
-        let (window, revision) = name(newest);
-        self.files(store, newest.files(), Some((newest.job().clone(), window, revision))).await
+        let (window, part, revision) = name(newest);
+        let of = Named { job: newest.job().clone(), window, part, revision };
+        self.files(store, newest.files(), Some(of)).await
     }
 
     /// `of`: whose results they are, if they may be replaced while they are looked at.
-    async fn files(
-        &mut self,
-        store: &Store,
-        files: &[FileEntry],
-        of: Option<(JobName, WindowId, Revision)>,
-    ) -> Result<()> {
+    async fn files(&mut self, store: &Store, files: &[FileEntry], of: Option<Named>) -> Result<()> {
         for file in files {
             self.files += 1;
             self.named.insert(file.path.clone());
-            let wrong = match store.size(&file.path).await? {
-                // About to be published.
-                None if store.size(&file.staged).await?.is_some() => continue,
-                None => "is missing",
-                Some(_) if store.sha256(&file.path).await? != file.sha256 => {
-                    "is not what was committed: its checksum differs"
-                }
-                Some(_) => continue,
-            };
-            let moves = match &of {
-                Some((job, window, revision)) => self.moves(store, job, *window, *revision).await?,
+            let Some(wrong) = wrong_with(store, file).await? else { continue };
+            // About to be published: over nothing, or over the result before it.
+            if store.size(&file.staged).await?.is_some() {
+                continue;
+            }
+            // Or published a moment ago.
+            if wrong_with(store, file).await?.is_none() {
+                continue;
+            }
+            let is_replaced = match &of {
+                Some(named) => named.is_replaced(store).await?,
                 None => false,
             };
-            if !moves {
+            if !is_replaced {
                 self.findings.push(format!("{} {wrong}", file.path));
             }
         }
         Ok(())
     }
+}
 
-    /// Whether a marker's files may be on their way to where they belong, or be replaced meanwhile: its window is not
-    /// complete in this revision, or has a newer one by now.
-    async fn moves(&self, store: &Store, job: &JobName, window: WindowId, revision: Revision) -> Result<bool> {
-        let listed = store.list(&paths::window_commits(job, window)).await?;
+/// What is wrong with a published file.
+async fn wrong_with(store: &Store, file: &FileEntry) -> Result<Option<&'static str>> {
+    Ok(match store.size(&file.path).await? {
+        None => Some("is missing"),
+        Some(_) => match store.sha256(&file.path).await {
+            Ok(sha256) if sha256 == file.sha256 => None,
+            Ok(_) => Some("is not what was committed: its checksum differs"),
+            Err(StoreError::NotFound(_)) => Some("is missing"),
+            Err(error) => return Err(error.into()),
+        },
+    })
+}
+
+/// A marker by its name.
+struct Named {
+    job: JobName,
+    window: WindowId,
+    part: Part,
+    revision: Revision,
+}
+
+impl Named {
+    /// Whether a newer one of the same part stands by now, so that its files take the place of this one's.
+    async fn is_replaced(&self, store: &Store) -> Result<bool> {
+        let listed = store.list(&paths::window_commits(&self.job, self.window)).await?;
         let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
-        let is_complete = newest.get(&Part::Finish).is_some_and(|complete| *complete >= revision);
-        Ok(!is_complete || newest.values().any(|newest| *newest > revision))
+        Ok(newest.get(&self.part).is_some_and(|newest| *newest > self.revision))
     }
 }

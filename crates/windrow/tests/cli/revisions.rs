@@ -76,10 +76,38 @@ fn late_readings_amend_their_window_and_what_it_was_stays_to_be_seen() {
     let ledger = &report["ledger"];
     assert_eq!((&ledger["kept"], &ledger["late"], &ledger["amended"]), (&603.into(), &3.into(), &3.into()));
     assert_eq!(report["notes"].as_array().unwrap().len(), 0, "{report}");
-    // What vanishes is found.
-    let kept = dev.folder.path().join("data/store/fleet/revisions");
-    std::fs::rename(&kept, dev.folder.path().join("elsewhere")).unwrap();
-    assert!(dev.run(&["verify", "fleet"]).fails(1).contains("the proof failed"));
+    what_vanishes_is_found(&dev);
+}
+
+/// Each file of the amended window in turn, and markers that nobody wrote.
+fn what_vanishes_is_found(dev: &Dev) {
+    let store = dev.folder.path().join("data/store/fleet");
+    let elsewhere = dev.folder.path().join("elsewhere");
+    let in_folder = |folder: &str| {
+        let files = std::fs::read_dir(store.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        files.collect::<Vec<_>>()
+    };
+    let mut files = in_folder("_commits/20150901T000000Z");
+    files.extend(in_folder("data/window=20150901T000000Z"));
+    files.extend([store.join("revisions")]);
+    assert!(files.len() >= 8, "{files:?}");
+    for file in files {
+        std::fs::rename(&file, &elsewhere).unwrap();
+        let verified = dev.run(&["verify", "fleet"]);
+        std::fs::rename(&elsewhere, &file).unwrap();
+        assert!(verified.fails(1).contains("the proof failed"), "{}", file.display());
+    }
+    let commits = store.join("_commits/20150901T000000Z");
+    let (first, seventh) = (commits.join("_complete.r0.json"), commits.join("_complete.r7.json"));
+    std::fs::copy(&first, &seventh).unwrap();
+    assert!(dev.run(&["verify", "fleet"]).stdout.contains("another window, partition or revision"));
+    std::fs::remove_file(&seventh).unwrap();
+    let is_joined = |path: &std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.ends_with(".r1.json") && !name.starts_with("_complete")
+    };
+    std::fs::remove_file(in_folder("_commits/20150901T000000Z").into_iter().find(is_joined).unwrap()).unwrap();
+    assert!(dev.run(&["cat", "fleet", "--window", FIRST]).fails(1).contains("is missing, which window"));
 }
 
 #[test]

@@ -64,21 +64,19 @@ impl Bench {
 
     /// One step, with what it writes taken in.
     async fn step(&mut self) -> usize {
-        let planner = Planner {
+        let site = Site {
             parts: &self.parts,
             job: &self.job,
-            calendar: self.job.spec.window.calendar().unwrap(),
             topic: self.parts.log.topic(&topic()).await.unwrap(),
             cursors: self.cursors.clone(),
             progress: self.progress.clone().map(|value| Versioned { value, revision: 1 }),
-            pinned: BTreeMap::new(),
-            open: self.open.clone(),
             in_flight: self.open.len() + self.last_steps,
             max_in_flight: 1,
         };
-        let (ends, _) = planner.look_at_ends(&mut Silence::default()).await.unwrap();
+        let (ends, _) = site.look_at_ends(&mut Silence::default()).await.unwrap();
         let (until, silent) = (self.job.spec.window.volume().unwrap(), [(P0, self.silent)].into());
-        let writes = planner.volume_step(until, &ends, &silent).await.unwrap().writes;
+        let planner = VolumePlanner { site: &site, until, open: self.open.clone() };
+        let writes = planner.writes(&ends, &silent).await.unwrap();
         let count = writes.len();
         for op in writes.into_iter().flat_map(|write| write.then) {
             let Op::Put { key, value, .. } = op else { panic!("{op:?}") };

@@ -1,0 +1,95 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use windrow_embedded::Database;
+use windrow_ports::SystemClock;
+use windrow_protocol::marker::Marker;
+use windrow_protocol::{Revision, Timestamp};
+use windrow_storage::{S3Settings, Store};
+
+use super::*;
+use crate::Parts;
+
+const WINDOW: &str = "2026-01-01T00:00:00Z";
+
+/// A job whose backfill `again` runs one window anew; nobody has taken its batches yet.
+struct World {
+    api: Api,
+    job: JobName,
+    window: WindowId,
+    _folder: tempfile::TempDir,
+}
+
+fn plan() -> Value {
+    json!({
+        "topic": "t", "topicId": "i", "partition": 3, "revision": 1, "specHash": "h", "generation": 1,
+        "window": {"start": WINDOW, "end": "2026-01-01T01:00:00Z"}, "sealedBy": "watermark",
+        "read": {"start": 4, "end": 9}, "owned": {"start": 5, "end": 9},
+        "revises": {"base": 0, "cause": "backfill-again", "late": {"policy": "side"}},
+    })
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Database::open(&folder.path().join("db")).unwrap();
+        let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
+        let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
+        let (job, window): (_, WindowId) = (JobName::new("j").unwrap(), WINDOW.parse().unwrap());
+        let spec = r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#;
+        let record = JobRecord::new(job.clone(), serde_json::from_str(spec).unwrap(), Timestamp::MIN);
+        let id = |part| BatchId { job: job.clone(), window, part, revision: Revision(1) };
+        let map =
+            BatchRecord::new(id(Part::Partition(PartitionId(3))), Task::Map(serde_json::from_value(plan()).unwrap()));
+        let last = json!({
+            "window": plan()["window"], "until": "2026-01-01T01:00:00Z", "windows": 1, "partitions": [3], "empty": [], "revision": 1,
+            "topic": "t", "topicId": "i", "specHash": "h", "generation": 1,
+        });
+        let last = BatchRecord::new(id(Part::Finish), Task::Finish(serde_json::from_value(last).unwrap()));
+        let at = window.time().unwrap();
+        let spans = Span { from: at, until: at.plus_micros(3_600_000_000) };
+        let wish = Wish::backfill(spans, SpecRef { hash: "h".to_owned(), generation: 1 }, at);
+        let name = WishId::Backfill(BackfillName::new("again").unwrap());
+        let then = vec![
+            Op::put(keys::job(&job), encode(&record)),
+            Op::put(keys::batch(&job, window, map.id.part), encode(&map)),
+            Op::put(keys::batch(&job, window, Part::Finish), encode(&last)),
+            Op::put(keys::wish(&job, &name), encode(&wish)),
+        ];
+        parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
+        let api = Api { parts, cluster: v1::Cluster::default(), stop: CancellationToken::new() };
+        Self { api, job, window, _folder: folder }
+    }
+
+    /// A worker puts its marker, and dies before it can say so.
+    async fn commit(&self) {
+        let marker = json!({
+            "version": 1, "job": self.job, "attempt": "dead", "ledger": {}, "files": [], "plan": plan(),
+            "committedAt": "2026-01-01T01:00:00Z",
+        });
+        let marker: Marker = serde_json::from_value(marker).unwrap();
+        let path = paths::marker(&self.job, self.window, Part::Partition(PartitionId(3)), Revision(1));
+        self.api.parts.store.commit(&path, &marker).await.unwrap();
+    }
+
+    /// Cancels the backfill; how many windows it took back, and how many batches are left.
+    async fn cancel(&self) -> (u32, usize) {
+        let request = v1::CancelBackfillRequest { name: format!("jobs/{}/backfills/again", self.job) };
+        let answer = self.api.cancel_backfill(Request::new(request)).await.unwrap().into_inner();
+        let left = self.api.parts.meta.list(&keys::batches(&self.job)).await.unwrap().items.len();
+        (answer.windows_taken_back, left)
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_backfill_takes_back_windows_that_nobody_has_begun() {
+    assert_eq!(World::new().await.cancel().await, (1, 0));
+}
+
+#[tokio::test]
+async fn a_window_with_a_marker_is_finished_though_its_backfill_is_cancelled() {
+    let world = World::new().await;
+    world.commit().await;
+    assert_eq!(world.cancel().await, (0, 2), "the next backfill would find this marker in the place of its own");
+}
