@@ -124,8 +124,11 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_examples() {
-        for text in ["", "15", "m", "1w", "-5m", "1.5h", "99999999999999999999h", "2000000d"] {
+        for text in ["", "15", "m", "1w", "-5m", "1.5h"] {
             assert!(text.parse::<Length>().unwrap_err().to_string().contains("e.g. 15m"), "{text}");
+        }
+        for text in ["99999999999999999999h", "2000000d"] {
+            assert!(text.parse::<Length>().unwrap_err().to_string().contains("a thousand years"), "{text}");
         }
     }
 

@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn marker_paths_round_trip(job in "[a-z0-9-]{1,63}", ms in Timestamp::MIN.millis()..=Timestamp::MAX.millis(), partition in prop::option::of(0i32..100_000), revision in 0u32..9_999) {
+        fn marker_paths_round_trip(job in "[a-z0-9][a-z0-9-]{0,62}", ms in Timestamp::MIN.millis()..=Timestamp::MAX.millis(), partition in prop::option::of(0i32..100_000), revision in 0u32..9_999) {
             let job = JobName::new(job).unwrap();
             let part = partition.map_or(Part::Finish, |p| Part::Partition(PartitionId(p)));
             let of_volume = VolumeId { partition: PartitionId(partition.unwrap_or(0)), offset: Offset(ms.abs()) };
