@@ -14,9 +14,9 @@ use windrow_protocol::JobName;
 use windrow_protocol::marker::{Committed, Complete, Marker};
 use windrow_protocol::paths::{self, StagedBy};
 use windrow_protocol::plan::Part;
-use windrow_protocol::state::keys;
+use windrow_protocol::state::{JobRecord, keys};
 
-use crate::{Parts, TickError};
+use crate::{Parts, TickError, retention};
 
 /// How the janitor works.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,9 @@ impl Janitor {
                 Ok(Swept { removed, published }) => tracing::info!(removed, published, "staged files cleared up"),
                 Err(error) => tracing::warn!(%error, "staged files could not be cleared up now"),
             }
+            if let Err(error) = expire(parts).await {
+                tracing::warn!(%error, "windows could not be looked through for old ones now");
+            }
         }
     }
 
@@ -96,6 +99,25 @@ impl Janitor {
         }
         Ok(swept)
     }
+}
+
+/// Ends the retention of old windows, job by job.
+async fn expire(parts: &Parts) -> Result<(), TickError> {
+    for item in parts.meta.list(keys::JOBS).await?.items {
+        // One of a newer version is for its coordinators.
+        let Ok(job) = serde_json::from_slice::<JobRecord>(&item.value) else { continue };
+        loop {
+            match retention::expire(parts, &job).await {
+                Ok(0) => break,
+                Ok(windows) => tracing::info!(job = %job.name, windows, "windows have gone: their retention has ended"),
+                Err(error) => {
+                    tracing::warn!(job = %job.name, %error, "old windows could not be removed now");
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 enum Cleared {

@@ -14,6 +14,7 @@ mod looks;
 mod mirror;
 mod outcomes;
 mod planner;
+mod retention;
 mod revising;
 mod scheduler;
 mod view;

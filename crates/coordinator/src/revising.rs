@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt};
 use windrow_ports::log::TopicInfo;
 use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, MAX_TXN_OPS, Op};
-use windrow_protocol::marker::{Complete, Marker};
+use windrow_protocol::marker::{Complete, Expired, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::revise::{self, Ground, Known, SpecRef, Wish, WishId};
 use windrow_protocol::state::{BatchRecord, JobRecord, Task, keys};
@@ -102,6 +102,8 @@ struct Step {
     log_starts: Option<BTreeMap<PartitionId, Offset>>,
     /// Windows with markers, once they are needed.
     with_markers: Option<BTreeSet<WindowId>>,
+    /// What is known of windows that are gone, once it is needed.
+    expired: Option<Expired>,
 }
 
 impl Revising<'_> {
@@ -112,6 +114,7 @@ impl Revising<'_> {
             taken: self.wishes.flying.keys().copied().collect(),
             log_starts: None,
             with_markers: None,
+            expired: None,
         };
         let mut writes = Vec::new();
         for (id, wish) in &self.wishes.all {
@@ -227,6 +230,16 @@ impl Revising<'_> {
         window: Window,
         step: &mut Step,
     ) -> Result<(Vec<BatchRecord>, Option<(String, u64)>), TickError> {
+        let expired = match &mut step.expired {
+            Some(expired) => expired,
+            none => {
+                let found = self.parts.store.expired(&self.job.name).await?;
+                none.insert(found.map(|(_, expired)| expired).unwrap_or_default())
+            }
+        };
+        if expired.covers(window.id()) {
+            return Ok((Vec::new(), Some(("its retention has ended".to_owned(), 0))));
+        }
         let known = known(&self.parts.store, &self.job.name, window.id(), wish).await?;
         let spec = &self.job.spec;
         let rules = self.wishes.specs.iter().map(|(hash, spec)| (hash.clone(), spec.late_rule())).collect();

@@ -227,6 +227,10 @@ impl LateRule {
 pub struct Output {
     #[serde(default)]
     pub format: OutputFormat,
+    /// How far behind the job's newest complete window another may have ended and be kept, files and markers. Default: all
+    /// are kept for ever. Event time, but no later than the wall clock: while nothing comes, nothing goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Length>,
 }
 
 /// File format of results.

@@ -1,11 +1,15 @@
 //! What a commit writes: the marker, whose creation makes an attempt the batch's result.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::audit;
 
 use crate::paths::{self, Dataset};
 use crate::plan::{FinishPlan, OffsetRange, Plan};
 use crate::revise::Amends;
-use crate::{AttemptId, JobName, Ledger, PartitionId, Timestamp};
+use crate::{AttemptId, JobName, Ledger, Offset, PartitionId, Revision, Timestamp, WindowId};
 
 /// The version of the marker's JSON. Readers refuse a larger one.
 pub const MARKER_VERSION: u32 = 1;
@@ -113,6 +117,55 @@ pub trait Committed: Serialize + serde::de::DeserializeOwned + Send + Sync {
     fn files(&self) -> &[FileEntry];
     /// Version of the JSON.
     fn version(&self) -> u32;
+}
+
+/// `_commits/_expired/<number>.json`: what is known of windows whose retention has ended, once their markers are gone. A
+/// proof goes on from here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Expired {
+    pub version: u32,
+    /// Windows of time that start before this are gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Timestamp>,
+    /// By partition, where the first window that is left begins to own offsets.
+    pub ends: BTreeMap<PartitionId, Offset>,
+    /// Windows that are gone, empty ones included.
+    pub windows: u64,
+    /// Late readings that they have called amended.
+    pub amended: u64,
+    /// Late readings that their revisions have taken in.
+    pub taken_in: i64,
+}
+
+impl Expired {
+    /// Whether a window is gone, or about to go.
+    pub fn covers(&self, window: WindowId) -> bool {
+        match window {
+            WindowId::Time(start) => self.through.is_some_and(|through| start < through),
+            WindowId::Volume(id) => self.ends.get(&id.partition).is_some_and(|end| id.offset < *end),
+        }
+    }
+
+    /// With one more window. `markers`: of its partitions, all revisions, by partition and revision.
+    pub fn add(&mut self, complete: &Complete, markers: &[Marker]) {
+        if let WindowId::Time(_) = complete.plan.window.id() {
+            self.through = self.through.max(Some(complete.plan.until));
+        }
+        self.windows += complete.plan.windows;
+        for revisions in markers.chunk_by(|a, b| a.plan.partition == b.plan.partition) {
+            let mut before = None;
+            for marker in revisions {
+                self.taken_in += audit::taken_in(before, marker);
+                if marker.plan.revision == Revision::default() {
+                    self.amended += marker.ledger.amended;
+                    let end = self.ends.entry(marker.plan.partition).or_insert(marker.plan.owned.end);
+                    *end = marker.plan.owned.end.max(*end);
+                }
+                before = Some(marker);
+            }
+        }
+    }
 }
 
 impl Committed for Marker {

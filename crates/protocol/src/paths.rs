@@ -121,6 +121,34 @@ pub fn window_commits(job: &JobName, window: WindowId) -> String {
     format!("{job}/_commits/{window}")
 }
 
+/// `<job>/_commits/_expired`: what is known of windows whose retention has ended.
+pub fn expired_folder(job: &JobName) -> String {
+    format!("{job}/_commits/_expired")
+}
+
+/// The n-th record of windows that are gone, from 1; each tells of all before it, too.
+pub fn expired(job: &JobName, number: u64) -> String {
+    format!("{}/{number:012}.json", expired_folder(job))
+}
+
+/// The number of a record of windows that are gone, by its path.
+pub fn parse_expired(path: &str) -> Option<u64> {
+    let name = path.split_once("/_commits/_expired/")?.1;
+    name.strip_suffix(".json")?.parse().ok()
+}
+
+/// `<job>/<dataset>/window=<window>`, or that of the revisions: where the files of a window lie.
+pub fn window_folders(job: &JobName, window: WindowId) -> Vec<String> {
+    let datasets = [Dataset::Data, Dataset::Parts, Dataset::Late, Dataset::Quarantine];
+    let folders = datasets.map(|of| dataset(job, of)).into_iter().chain([revisions(job)]);
+    folders.map(|folder| format!("{folder}/window={window}")).collect()
+}
+
+/// The window that a published or kept file is of.
+pub fn window_of(path: &str) -> Option<WindowId> {
+    path.split('/').find_map(|segment| segment.strip_prefix("window="))?.parse().ok()
+}
+
 /// The marker of a batch, or of a window's completeness.
 pub fn marker(job: &JobName, window: WindowId, part: Part, revision: Revision) -> String {
     match part {
@@ -160,6 +188,16 @@ mod tests {
     use super::*;
     use crate::window::VolumeId;
     use crate::{Offset, Timestamp};
+
+    #[test]
+    fn a_path_tells_its_window_and_a_record_its_number() {
+        let (job, window) = (JobName::new("j").unwrap(), WindowId::Time(Timestamp::from_micros(0)));
+        let path = file(&job, Dataset::Late, window, Part::Finish, 7);
+        assert_eq!(window_of(&path), Some(window));
+        assert!(window_folders(&job, window).iter().any(|folder| path.starts_with(&format!("{folder}/"))));
+        assert_eq!((window_of("j/data/x.parquet"), parse_expired(&expired(&job, 12))), (None, Some(12)));
+        assert_eq!(parse_marker(&expired(&job, 12)), None);
+    }
 
     #[test]
     fn paths_are_those_that_the_documentation_names() {

@@ -3,7 +3,8 @@
 use object_store::path::Path;
 use object_store::{ObjectStore, PutMode, PutOptions};
 use windrow_protocol::commit::{Verdict, verdict};
-use windrow_protocol::marker::{Committed, MARKER_VERSION};
+use windrow_protocol::marker::{Committed, Expired, MARKER_VERSION};
+use windrow_protocol::{JobName, paths};
 
 use crate::{Store, StoreError};
 
@@ -21,6 +22,48 @@ impl Store {
             return Err(broken(format!("version {}; this program knows {MARKER_VERSION}", marker.version())));
         }
         Ok(Some(marker))
+    }
+
+    /// What is known of a job's windows that are gone, and the number of its record; `None` while all are kept.
+    pub async fn expired(&self, job: &JobName) -> Result<Option<(u64, Expired)>, StoreError> {
+        loop {
+            let listed = self.list(&paths::expired_folder(job)).await?;
+            let Some(newest) = listed.iter().filter_map(|object| paths::parse_expired(&object.path)).max() else {
+                return Ok(None);
+            };
+            let path = paths::expired(job, newest);
+            match self.get(&path).await {
+                Ok(bytes) => {
+                    let broken = |error: serde_json::Error| StoreError::Broken(format!("{path}: {error}"));
+                    return Ok(Some((newest, serde_json::from_slice(&bytes).map_err(broken)?)));
+                }
+                // Another one has taken its place meanwhile.
+                Err(StoreError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Puts the record of this number, unless there is another one: whether it stands. Older ones go.
+    pub async fn expire(&self, job: &JobName, number: u64, expired: &Expired) -> Result<bool, StoreError> {
+        let json = serde_json::to_vec_pretty(expired).map_err(|error| StoreError::Broken(error.to_string()))?;
+        let path = paths::expired(job, number);
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = self.inner.put_opts(&Path::from(path.as_str()), json.clone().into(), options).await;
+        // Whatever the put answers, only what is read back counts.
+        match self.get(&path).await {
+            Ok(stands) if stands == json => {}
+            Ok(_) => return Ok(false),
+            Err(StoreError::NotFound(_)) => {
+                let cause = put.err().map_or("it is not there after its put".to_owned(), |error| error.to_string());
+                return Err(StoreError::Unavailable(format!("{path}: {cause}")));
+            }
+            Err(error) => return Err(error),
+        }
+        let listed = self.list(&paths::expired_folder(job)).await?.into_iter().map(|object| object.path);
+        let older = listed.filter(|path| paths::parse_expired(path).is_some_and(|other| other < number));
+        self.delete(older.collect()).await?;
+        Ok(true)
     }
 
     /// Puts a marker if there is none, and says whose stands. Never `Open`.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{ArrayRef, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
@@ -166,6 +166,8 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
         return Ok(vec![past.with_context(|| format!("window {window} of job {job} has no revision {number}"))?]);
     }
     if let Some(window) = args.window {
+        let gone = store.expired(job).await?.is_some_and(|(_, expired)| expired.covers(window));
+        ensure!(!gone, "window {window} of job {job} is gone: its retention (spec.output.retention) has ended");
         let past = history::window(store, job, window, true).await?;
         return Ok(vec![
             past.with_context(|| format!("window {window} of job {job} is not complete in {}", store.url()))?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use windrow_coordinator::Parts;
+use windrow_coordinator::{JanitorSettings, Parts};
 use windrow_embedded::{Database, EmbeddedLog, EmbeddedMeta};
 use windrow_gateway::Gateway;
 use windrow_ports::{Clock, SystemClock};
@@ -39,14 +39,14 @@ pub struct Cluster {
 
 impl Cluster {
     /// Opens the parts under a folder and starts the roles.
-    pub fn start(folder: &Path) -> Result<Self> {
+    pub fn start(folder: &Path, janitor: JanitorSettings) -> Result<Self> {
         let folder = std::path::absolute(folder).context("data directory")?;
         let db = Database::open(&folder.join("windrow.redb"))?;
         let store = Store::open(&format!("file://{}", folder.join("store").display()), &S3Settings::default())?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let stop = CancellationToken::new();
         let parts = Parts { log: db.log(), meta: db.meta(), clock: clock.clone(), store: store.clone() };
-        let settings = windrow_coordinator::Settings { tick: Duration::from_millis(50), ..Default::default() };
+        let settings = windrow_coordinator::Settings { tick: Duration::from_millis(50), janitor, ..Default::default() };
         let coordinator = tokio::spawn(windrow_coordinator::run(parts, settings, stop.clone()));
         let scratch = connect::scratch(Some(folder.join("scratch")))?;
         let files = scratch.folder().to_owned();

@@ -77,7 +77,8 @@ pub struct CoordinatorArgs {
     /// Seconds that leadership outlives a leader that died.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=600))]
     lease_seconds: u64,
-    /// Seconds between two rounds in which staged files are removed that nobody will publish.
+    /// Seconds between two rounds in which staged files are removed that nobody will publish, and windows whose retention
+    /// has ended.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     janitor_seconds: u64,
     /// Seconds that the files of an attempt are left alone after its batch is done: longer than a worker can be paused.
@@ -124,6 +125,9 @@ pub struct DevArgs {
     /// Address of the HTTP endpoint for readings; likewise.
     #[arg(long, default_value = "127.0.0.1:7071")]
     http: SocketAddr,
+    /// Seconds between two rounds in which staged files and old windows are removed.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    janitor_seconds: u64,
 }
 
 /// Cancelled by SIGTERM or Ctrl-C; a second signal ends the process at once.
@@ -245,7 +249,8 @@ fn told(store: v1::ObjectStore, log: v1::LogKind) -> v1::Cluster {
 pub async fn dev(args: DevArgs) -> Result<()> {
     let stop = shutdown()?;
     let (grpc, http) = (serve::listen("--grpc", args.grpc).await?, serve::listen("--http", args.http).await?);
-    let cluster = Cluster::start(&args.data_dir)?;
+    let janitor = JanitorSettings { every: Duration::from_secs(args.janitor_seconds), ..JanitorSettings::default() };
+    let cluster = Cluster::start(&args.data_dir, janitor)?;
     let mut out = std::io::stdout();
     writeln!(out, "grpc http://{}\nhttp http://{}", grpc.local_addr()?, http.local_addr()?)?;
     out.flush()?;

@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 use tonic::Code;
 use windrow_ports::Log;
-use windrow_protocol::marker::{Committed, Complete, Marker};
+use windrow_protocol::marker::{Committed, Complete, Expired, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
 use windrow_protocol::{
@@ -179,6 +179,8 @@ pub struct Report {
     amended: (u64, u64),
     /// Files that markers name.
     named: BTreeSet<String>,
+    /// Of windows whose retention has ended.
+    expired: Expired,
     /// Windows that end by then are over and done with. Of those after it some batches may be committed before others,
     /// and some files be about to be published.
     settled: Timestamp,
@@ -200,7 +202,20 @@ fn contiguous(complete: &[&Complete]) -> Timestamp {
 ///
 /// `state`: asked before the markers are looked at.
 pub async fn verify(store: &Store, ends: &Ends, job: &JobName, state: State) -> Result<Report> {
-    let mut report = Report::default();
+    loop {
+        let before = store.expired(job).await?;
+        let (number, expired) = before.unwrap_or_default();
+        let report = verify_from(store, ends, job, state, expired).await?;
+        // Windows whose retention ends meanwhile would look damaged.
+        if store.expired(job).await?.map(|(number, _)| number).unwrap_or_default() == number {
+            return Ok(report);
+        }
+    }
+}
+
+/// `expired`: of the windows that are gone; the proof goes on from there.
+async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, expired: Expired) -> Result<Report> {
+    let mut report = Report { expired, ..Report::default() };
     // Before the markers: whatever is published by now has a marker by then, also while the job runs.
     let published = published(store, job).await?;
     let mut batches: BTreeMap<PartitionId, Vec<Marker>> = BTreeMap::new();
@@ -211,6 +226,8 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, state: State) -> 
         report.markers += 1;
         progress.inc(1);
         match paths::parse_marker(&object.path) {
+            Some((_, window, ..)) if report.expired.covers(window) => {}
+            None if paths::parse_expired(&object.path).is_some() => {}
             None => report.findings.push(format!("{} is no marker", object.path)),
             Some((_, window, Part::Finish, revision)) => {
                 let own = |m: &Complete| m.plan.window.id() == window && m.plan.revision == revision;
@@ -264,6 +281,8 @@ pub async fn verify(store: &Store, ends: &Ends, job: &JobName, state: State) -> 
         }
     }
     report.strays(published);
+    report.taken_in += report.expired.taken_in;
+    report.amended = (report.amended.0 + report.expired.amended, report.amended.1 + report.expired.amended);
     report.amendments(state.revisions_pending);
     Ok(report)
 }
@@ -329,11 +348,19 @@ impl Report {
             self.batch(partition, revisions);
         }
         let (Some(first), Some(last)) = (first.first(), first.last()) else { return Ok(()) };
+        let begins = self.expired.ends.get(&partition).copied();
+        if let Some(end) = begins.filter(|end| *end != first.plan.owned.start) {
+            self.findings.push(format!(
+                "partition {partition}: windows up to offset {end} are gone by their retention, but the first that is left \
+                 owns offsets from {} on",
+                first.plan.owned.start
+            ));
+        }
         let Some(log) = ends.of(&last.plan.topic, partition).await? else { return Ok(()) };
         if log.end < last.plan.owned.end {
             self.findings
                 .push(format!("partition {partition}: the log ends before the last batch does: is it the same topic?"));
-        } else if log.start < first.plan.owned.start {
+        } else if begins.is_none() && log.start < first.plan.owned.start {
             // A job begins where the log began, and logs only lose offsets at their start.
             self.findings.push(format!(
                 "partition {partition}: the log has offsets from {} on, but the first batch owns them from {} on: \
@@ -372,7 +399,7 @@ impl Report {
     /// Up to where the job says that all windows are complete, none may be without a `_complete` marker.
     fn chain(&mut self, complete: &[&Complete], through: Option<Timestamp>) {
         let Some(through) = through else { return };
-        let mut last = complete.first().map(|marker| marker.plan.window.start);
+        let mut last = self.expired.through.or(complete.first().map(|marker| marker.plan.window.start));
         for marker in complete {
             let next = marker.plan.window.start;
             if let Some(until) = last
@@ -391,7 +418,7 @@ impl Report {
     /// As many windows as the job has completed have a `_complete` marker, or it is of another store, or gone.
     fn count(&mut self, complete: &[Complete], windows_complete: Option<u64>) {
         let first = complete.iter().filter(|marker| marker.plan.revision == Revision::default());
-        let found: u64 = first.map(|marker| marker.plan.windows).sum();
+        let found = first.map(|marker| marker.plan.windows).sum::<u64>() + self.expired.windows;
         if let Some(expected) = windows_complete.filter(|expected| found < *expected) {
             self.findings.push(format!("the job has completed {expected} windows, but there are markers of {found}"));
         }
@@ -399,7 +426,8 @@ impl Report {
 
     /// Files that no marker names: readers would count them too.
     fn strays(&mut self, published: Vec<String>) {
-        for path in published.into_iter().filter(|path| !self.named.contains(path)) {
+        let is_gone = |path: &String| paths::window_of(path).is_some_and(|window| self.expired.covers(window));
+        for path in published.into_iter().filter(|path| !self.named.contains(path) && !is_gone(path)) {
             self.findings.push(format!("{path} is named by no marker: it is not windrow's result"));
         }
     }
@@ -407,7 +435,7 @@ impl Report {
     fn value(&self, ends: &Ends) -> Value {
         json!({
             "clean": self.findings.is_empty(), "findings": self.findings, "notes": self.notes, "windows": self.windows,
-            "batches": self.batches, "revisions": self.revisions, "files": self.files, "ledger": self.ledger,
+            "windowsExpired": self.expired.windows, "batches": self.batches, "revisions": self.revisions, "files": self.files, "ledger": self.ledger,
             "logChecked": !matches!(ends, Ends::Unknown(_)),
         })
     }
@@ -416,6 +444,7 @@ impl Report {
         let ledger = &self.ledger;
         let counts = [
             ("windows", self.windows),
+            ("expired", self.expired.windows),
             ("batches", self.batches),
             ("revisions", self.revisions),
             ("files", self.files),

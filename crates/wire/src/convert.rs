@@ -91,8 +91,12 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
     if spec.max_attempts > 0 {
         out["maxAttempts"] = json!(spec.max_attempts);
     }
-    if let Some(output) = spec.output.as_ref().filter(|output| !output.format.is_empty()) {
-        out["output"] = json!({"format": output.format});
+    if let Some(output) = &spec.output {
+        for (key, text) in [("format", &output.format), ("retention", &output.retention)] {
+            if !text.is_empty() {
+                out["output"][key] = json!(text);
+            }
+        }
     }
     if let Some(window) = &spec.window {
         out["window"] = json!({"every": window.every});
@@ -198,7 +202,10 @@ pub fn spec(spec: &JobSpec) -> v1::JobSpec {
         amend_reach: text(&value["amendReach"]),
         map: spec.map.clone(),
         reduce: spec.reduce.clone(),
-        output: Some(v1::Output { format: text(&value["output"]["format"]) }),
+        output: Some(v1::Output {
+            format: text(&value["output"]["format"]),
+            retention: text(&value["output"]["retention"]),
+        }),
         max_attempts: spec.max_attempts,
     }
 }
@@ -224,10 +231,12 @@ mod tests {
     #[test]
     fn a_spec_goes_there_and_back() {
         let amend = FULL.replace(r#""late": "drop""#, r#""late": "amend", "amendReach": "3d""#);
+        let kept = FULL.replace(r#""late": "drop""#, r#""output": {"format": "parquet", "retention": "90d"}"#);
         let [readings, bytes] = VOLUMES;
         for text in [
             FULL,
             &amend,
+            &kept,
             SHIFTS,
             readings,
             bytes,

@@ -215,7 +215,8 @@ impl Api {
     /// The windows with markers that a span holds.
     async fn windows_in(&self, job: &JobName, span: Span) -> Result<Vec<WindowId>, Status> {
         let names = self.parts.store.folders(&paths::commits(job)).await.map_err(store)?;
-        let windows = names.iter().filter_map(|name| name.parse().ok());
+        let gone = self.parts.store.expired(job).await.map_err(store)?.map(|(_, expired)| expired).unwrap_or_default();
+        let windows = names.iter().filter_map(|name| name.parse().ok()).filter(|window| !gone.covers(*window));
         let mut windows: Vec<WindowId> =
             windows.filter(|window: &WindowId| window.time().is_some_and(|at| span.holds(at))).collect();
         windows.sort();

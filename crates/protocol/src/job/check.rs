@@ -184,6 +184,19 @@ impl JobSpec {
             let message = "amendReach needs late: amend; add that or remove it";
             violations.push(Violation::new("spec.amendReach", "NOT_APPLICABLE", message));
         }
+        if let Some(retention) = self.output.retention {
+            let reach = self.late_rule().reach;
+            if retention.millis() == 0 {
+                let message = "retention must be longer than 0s, e.g. 90d; leave it out to keep all windows";
+                violations.push(Violation::new("spec.output.retention", "OUT_OF_RANGE", message));
+            } else if self.late == LatePolicy::Amend && retention < reach {
+                let message = format!(
+                    "retention {retention} is shorter than amendReach {reach}: late readings would amend windows that are \
+                     gone; make it longer, or amendReach shorter"
+                );
+                violations.push(Violation::new("spec.output.retention", "RETENTION_TOO_SHORT", message));
+            }
+        }
         if self.idle_timeout.millis() == 0 {
             let message = "idleTimeout must be longer than 0s, e.g. 5m";
             violations.push(Violation::new("spec.idleTimeout", "OUT_OF_RANGE", message));

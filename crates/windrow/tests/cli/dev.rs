@@ -22,10 +22,15 @@ impl Drop for Dev {
 
 impl Dev {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let free = "127.0.0.1:0";
-        let mut command = windrow(&["dev", "--data-dir", data.to_str().unwrap(), "--grpc", free, "--http", free]);
+        let args = ["dev", "--data-dir", data.to_str().unwrap(), "--grpc", free, "--http", free];
+        let mut command = windrow(&[&args[..], more].concat());
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut address = |name: &str| {

@@ -4,6 +4,7 @@ mod dev;
 mod files;
 mod jobs;
 mod outcome;
+mod retention;
 mod revisions;
 mod topics;
 mod volume;

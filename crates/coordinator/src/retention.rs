@@ -1,0 +1,170 @@
+//! Retention: removes the windows of a job that are older than it wants to keep, oldest first.
+//!
+//! Before anything of a window goes, the record of what is gone tells of it (`_commits/_expired/`): a proof goes on from
+//! there. Then its `_complete` markers, so that nobody begins to read it; its files; and last its partitions' markers, by
+//! which a removal that was stopped is found again. A record has a number and is put only if there is none of that number,
+//! so that of two leaders that don't know of each other one decides.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt};
+use windrow_protocol::marker::{Complete, Expired, MARKER_VERSION, Marker};
+use windrow_protocol::plan::Part;
+use windrow_protocol::state::{JobRecord, keys};
+use windrow_protocol::{PartitionId, Revision, Timestamp, WindowId, paths};
+
+use crate::view::View;
+use crate::{Parts, TickError};
+
+/// Windows that one record tells of more than the one before it.
+const MOST: usize = 500;
+
+/// Markers that are read at a time.
+const READS: usize = 16;
+
+/// Removes what a job no longer keeps; how many windows went.
+pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
+    let Some(retention) = job.spec.output.retention else { return Ok(0) };
+    let before = parts.store.expired(&job.name).await?;
+    let names = parts.store.folders(&paths::commits(&job.name)).await?;
+    let mut windows: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    windows.sort();
+    let (gone, left): (Vec<_>, Vec<_>) = match &before {
+        Some((_, expired)) => windows.into_iter().partition(|window| expired.covers(*window)),
+        None => (Vec::new(), windows),
+    };
+    // Somebody was stopped while removing them.
+    for window in gone {
+        remove(parts, job, window).await?;
+    }
+    let keep = Keep::of(parts, job, &left).await?;
+    let (number, mut expired) = before.unwrap_or_default();
+    expired.version = MARKER_VERSION;
+    let mut old = Vec::new();
+    for (window, complete) in keep.old(parts, job, retention.micros(), &left).await? {
+        expired.add(&complete, &markers(parts, job, window).await?);
+        old.push(window);
+    }
+    if old.is_empty() || !parts.store.expire(&job.name, number + 1, &expired).await? {
+        return Ok(0);
+    }
+    for window in &old {
+        remove(parts, job, *window).await?;
+    }
+    Ok(old.len() as u64)
+}
+
+/// What must be kept whatever its age.
+struct Keep {
+    /// The newest complete end of each partition of windows of volume; of all partitions, where windows are of time.
+    newest: BTreeMap<Option<PartitionId>, Timestamp>,
+    /// Windows of time that start at or after this are needed: a batch or a wish is to look at them.
+    needed_from: Timestamp,
+    /// Windows of volume with a batch in flight.
+    in_flight: Vec<WindowId>,
+}
+
+impl Keep {
+    async fn of(parts: &Parts, job: &JobRecord, windows: &[WindowId]) -> Result<Self, TickError> {
+        let mut listing = parts.meta.list(&keys::batches(&job.name)).await?;
+        listing.items.extend(parts.meta.list(&keys::wishes(&job.name)).await?.items);
+        listing.items.extend(parts.meta.get(&keys::progress(&job.name)).await?);
+        let view = View::new(&listing);
+        let in_flight: Vec<WindowId> =
+            view.batches.get(&job.name).into_iter().flatten().map(|((window, _), _)| *window).collect();
+        let wishes = view.wishes.get(&job.name).into_iter().flatten().map(|(_, wish)| &wish.value);
+        let wished = wishes.filter(|wish| !wish.is_done()).map(|wish| wish.next).min();
+        let flying = in_flight.iter().filter_map(WindowId::time).min();
+        let needed_from = wished.into_iter().chain(flying).min().unwrap_or(Timestamp::MAX);
+        let mut newest = BTreeMap::new();
+        if job.spec.window.volume().is_some() {
+            // By partition and offset: the last of a partition is its newest.
+            for window in windows.iter().rev() {
+                let of = window.volume().map(|id| id.partition);
+                if of.is_some() && !newest.contains_key(&of)
+                    && let Some(complete) = complete(parts, job, *window).await?
+                {
+                    newest.insert(of, ended(&complete));
+                }
+            }
+        } else if let Some(progress) = view.progress.get(&job.name) {
+            newest.insert(None, progress.value.finish_planned_through.min(needed_from));
+        }
+        Ok(Self { newest, needed_from, in_flight })
+    }
+
+    /// The windows that are too old, oldest first, with their newest `_complete` markers: of time from the first on, of
+    /// volume from each partition's first on, so that what is left begins where the record says.
+    async fn old(
+        &self,
+        parts: &Parts,
+        job: &JobRecord,
+        retention_us: i64,
+        windows: &[WindowId],
+    ) -> Result<Vec<(WindowId, Complete)>, TickError> {
+        let now = parts.clock.now();
+        let (mut old, mut done) = (Vec::new(), Vec::new());
+        for window in windows {
+            let of = window.volume().map(|id| id.partition);
+            if old.len() >= MOST || done.contains(&of) {
+                continue;
+            }
+            let limit = self.newest.get(&of).map(|newest| now.min(*newest).plus_micros(-retention_us));
+            let is_needed = window.time().is_some_and(|start| start >= self.needed_from)
+                || self.in_flight.contains(window);
+            let complete = match limit {
+                Some(limit) if !is_needed => complete(parts, job, *window).await?.filter(|it| ended(it) <= limit),
+                _ => None,
+            };
+            match complete {
+                Some(complete) => old.push((*window, complete)),
+                None => done.push(of),
+            }
+        }
+        Ok(old)
+    }
+}
+
+/// When a window was over. One of volume that has lost all its records has no times but that of its commit.
+fn ended(complete: &Complete) -> Timestamp {
+    if complete.plan.until == Timestamp::MAX { complete.committed_at } else { complete.plan.until }
+}
+
+async fn complete(parts: &Parts, job: &JobRecord, window: WindowId) -> Result<Option<Complete>, TickError> {
+    let listed = parts.store.list(&paths::window_commits(&job.name, window)).await?;
+    let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
+    let Some(revision) = newest.get(&Part::Finish) else { return Ok(None) };
+    Ok(parts.store.read_marker(&paths::marker(&job.name, window, Part::Finish, *revision)).await?)
+}
+
+/// All markers of a window's partitions, by partition and revision.
+async fn markers(parts: &Parts, job: &JobRecord, window: WindowId) -> Result<Vec<Marker>, TickError> {
+    let listed = parts.store.list(&paths::window_commits(&job.name, window)).await?;
+    let names = listed.iter().filter_map(|object| paths::parse_marker(&object.path));
+    let mut names: Vec<(Part, Revision)> = names.map(|(_, _, part, revision)| (part, revision)).collect();
+    names.retain(|(part, _)| *part != Part::Finish);
+    names.sort();
+    let read = |(part, revision): (Part, Revision)| async move {
+        parts.store.read_marker::<Marker>(&paths::marker(&job.name, window, part, revision)).await
+    };
+    let found: Vec<Option<Marker>> = futures::stream::iter(names).map(read).buffered(READS).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Removes a window that the record tells of.
+async fn remove(parts: &Parts, job: &JobRecord, window: WindowId) -> Result<(), TickError> {
+    let listed = parts.store.list(&paths::window_commits(&job.name, window)).await?;
+    let (complete, others): (Vec<String>, Vec<String>) = listed
+        .into_iter()
+        .map(|object| object.path)
+        .partition(|path| paths::parse_marker(path).is_some_and(|(_, _, part, _)| part == Part::Finish));
+    parts.store.delete(complete).await?;
+    for folder in paths::window_folders(&job.name, window) {
+        parts.store.delete_folder(&folder).await?;
+    }
+    parts.store.delete(others).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+use std::sync::Arc;
+
+use serde_json::json;
+use windrow_embedded::Database;
+use windrow_ports::SystemClock;
+use windrow_ports::meta::{Op, Txn};
+use windrow_protocol::paths::Dataset;
+use windrow_protocol::{JobName, Offset};
+use windrow_storage::{S3Settings, Store};
+
+use super::*;
+use crate::view::encode;
+
+const P3: Part = Part::Partition(PartitionId(3));
+
+struct World {
+    parts: Parts,
+    job: JobRecord,
+    folder: tempfile::TempDir,
+}
+
+fn hour(hour: i64) -> Timestamp {
+    Timestamp::from_millis(hour * 3_600_000)
+}
+
+fn window(of: i64) -> WindowId {
+    WindowId::Time(hour(of))
+}
+
+impl World {
+    /// Six hours of 1970 are complete, ten offsets of one partition each; two hours are to be kept.
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Database::open(&folder.path().join("db")).unwrap();
+        let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
+        let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
+        let spec = r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1", "output": {"retention": "2h"}}"#;
+        let name = JobName::new("j").unwrap();
+        let job = JobRecord::new(name, serde_json::from_str(spec).unwrap(), Timestamp::MIN);
+        let world = Self { parts, job, folder };
+        for of in 0..6 {
+            world.complete(of).await;
+        }
+        let progress = json!({"origin": hour(0), "finishPlannedThrough": hour(6), "windowsComplete": 6});
+        world.put(keys::progress(&world.job.name), progress.to_string().into_bytes()).await;
+        world
+    }
+
+    async fn put(&self, key: String, value: Vec<u8>) {
+        self.parts.meta.txn(Txn { when: vec![], then: vec![Op::put(key, value)] }).await.unwrap();
+    }
+
+    fn plan(of: i64) -> serde_json::Value {
+        json!({
+            "topic": "t", "topicId": "i", "partition": 3, "revision": 0, "specHash": "h", "generation": 1,
+            "window": {"start": hour(of), "end": hour(of + 1)}, "sealedBy": "watermark",
+            "read": {"start": of * 10, "end": of * 10 + 10}, "owned": {"start": of * 10, "end": of * 10 + 10},
+        })
+    }
+
+    /// An hour with its file and markers.
+    async fn complete(&self, of: i64) {
+        let (store, job) = (&self.parts.store, &self.job.name);
+        let local = self.folder.path().join("local");
+        std::fs::write(&local, "rows").unwrap();
+        let path = paths::file(job, Dataset::Data, window(of), P3, 0);
+        let file = store.stage(&local, &format!("j/_staging/{of}"), &path, 1).await.unwrap();
+        let marker = json!({
+            "version": 1, "job": "j", "attempt": "a", "ledger": {"late": 2, "amended": 2}, "files": [file],
+            "plan": Self::plan(of), "committedAt": hour(of + 1),
+        });
+        let marker: Marker = serde_json::from_value(marker).unwrap();
+        store.commit(&paths::marker(job, window(of), P3, Revision(0)), &marker).await.unwrap();
+        store.publish(&marker).await.unwrap();
+        let complete = json!({
+            "version": 1, "job": "j", "attempt": "a", "files": [], "rows": 1, "ledger": {}, "inputs": [],
+            "committedAt": hour(of + 1), "plan": {
+                "topic": "t", "topicId": "i", "window": Self::plan(of)["window"], "until": hour(of + 1), "windows": 1,
+                "partitions": [3], "empty": [], "revision": 0, "specHash": "h", "generation": 1,
+            },
+        });
+        let complete: Complete = serde_json::from_value(complete).unwrap();
+        store.commit(&paths::marker(job, window(of), Part::Finish, Revision(0)), &complete).await.unwrap();
+    }
+
+    async fn expire(&self) -> u64 {
+        expire(&self.parts, &self.job).await.unwrap()
+    }
+
+    /// The hours that have objects in a folder.
+    async fn left(&self, folder: &str) -> Vec<i64> {
+        let found = self.parts.store.list(folder).await.unwrap();
+        let hours = (0..6).filter(|of| found.iter().any(|object| object.path.contains(&window(*of).to_string())));
+        hours.collect()
+    }
+
+    async fn record(&self) -> Option<(u64, Expired)> {
+        self.parts.store.expired(&self.job.name).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn windows_behind_the_retention_go_with_files_and_markers_and_a_record_tells_of_them() {
+    let world = World::new().await;
+    assert_eq!(world.expire().await, 4);
+    assert_eq!((world.left("j/data").await, world.left("j/_commits").await), (vec![4, 5], vec![4, 5]));
+    let (number, expired) = world.record().await.unwrap();
+    assert_eq!((number, expired.through, expired.windows, expired.amended), (1, Some(hour(4)), 4, 8));
+    assert_eq!(expired.ends, [(PartitionId(3), Offset(40))].into());
+    assert!(expired.covers(window(3)) && !expired.covers(window(4)));
+    assert_eq!(world.expire().await, 0, "nothing is behind it any more");
+}
+
+#[tokio::test]
+async fn without_a_retention_everything_stays() {
+    let mut world = World::new().await;
+    world.job.spec.output.retention = None;
+    assert_eq!((world.expire().await, world.record().await), (0, None));
+    assert_eq!(world.left("j/data").await.len(), 6);
+}
+
+#[tokio::test]
+async fn what_a_stopped_removal_has_left_goes_with_the_next_one() {
+    let world = World::new().await;
+    let mut expired = Expired { version: MARKER_VERSION, ..Expired::default() };
+    for of in 0..3 {
+        let complete = complete(&world.parts, &world.job, window(of)).await.unwrap().unwrap();
+        expired.add(&complete, &markers(&world.parts, &world.job, window(of)).await.unwrap());
+    }
+    assert!(world.parts.store.expire(&world.job.name, 1, &expired).await.unwrap());
+    // The first has nothing left but its partition's marker.
+    let gone = [
+        paths::marker(&world.job.name, window(0), Part::Finish, Revision(0)),
+        paths::file(&world.job.name, Dataset::Data, window(0), P3, 0),
+    ];
+    world.parts.store.delete(gone.into()).await.unwrap();
+    assert_eq!(world.expire().await, 1, "the fourth hour is behind the retention, too");
+    assert_eq!((world.left("j/data").await, world.left("j/_commits").await), (vec![4, 5], vec![4, 5]));
+    let (number, expired) = world.record().await.unwrap();
+    assert_eq!((number, expired.windows, expired.ends[&PartitionId(3)]), (2, 4, Offset(40)));
+}
+
+#[tokio::test]
+async fn of_two_that_expire_at_once_one_record_stands() {
+    let world = World::new().await;
+    let (mine, theirs) = (Expired { windows: 1, ..Expired::default() }, Expired { windows: 2, ..Expired::default() });
+    assert!(world.parts.store.expire(&world.job.name, 1, &theirs).await.unwrap());
+    assert!(!world.parts.store.expire(&world.job.name, 1, &mine).await.unwrap());
+    assert!(world.parts.store.expire(&world.job.name, 1, &theirs).await.unwrap(), "a repeated put is the same put");
+    assert_eq!(world.record().await.unwrap().1.windows, 2);
+}
+
+#[tokio::test]
+async fn windows_that_a_batch_or_a_wish_is_to_look_at_stay_and_all_after_them() {
+    let world = World::new().await;
+    let id = windrow_protocol::plan::BatchId { job: world.job.name.clone(), window: window(2), part: P3, revision: Revision(1) };
+    let plan = serde_json::from_value(World::plan(2)).unwrap();
+    let batch = windrow_protocol::state::BatchRecord::new(id, windrow_protocol::state::Task::Map(plan));
+    world.put(keys::batch(&world.job.name, window(2), P3), encode(&batch)).await;
+    assert_eq!(world.expire().await, 0, "the job is complete up to hour 2 alone");
+    world.parts.meta.txn(Txn { when: vec![], then: vec![Op::Delete { key: keys::batch(&world.job.name, window(2), P3) }] }).await.unwrap();
+    assert_eq!(world.expire().await, 4);
+}
