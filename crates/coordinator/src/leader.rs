@@ -27,16 +27,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs until shutdown: campaigns, leads, and campaigns again when leadership is lost.
 pub async fn run(parts: Parts, settings: Settings, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        let result = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            won = campaign(&parts, &settings) => match won {
-                Ok(Some((lease, term))) => lead(&parts, &settings, &shutdown, lease, term).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            },
-        };
-        if let Err(error) = result {
+        if let Err(error) = campaign_and_lead(&parts, &settings, &shutdown).await {
             tracing::warn!(%error, "campaigning again");
         }
         tokio::select! {
@@ -47,15 +38,42 @@ pub async fn run(parts: Parts, settings: Settings, shutdown: CancellationToken) 
     }
 }
 
-/// Leadership, if it could be won: the lease that it hangs on, and its term. Waits while somebody else leads.
-async fn campaign(parts: &Parts, settings: &Settings) -> Result<Option<(HeldLease, i64)>, TickError> {
-    let current = parts.meta.get(keys::LEADER).await?;
-    if let Some(leader) = current {
-        // Somebody leads: wait until the key goes, or the watch ends for another reason.
-        let mut watch = parts.meta.watch(keys::LEADER, leader.mod_revision + 1);
-        watch.next().await;
-        return Ok(None);
+async fn campaign_and_lead(parts: &Parts, settings: &Settings, shutdown: &CancellationToken) -> Result<(), TickError> {
+    let is_vacant = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(()),
+        vacant = is_vacant(parts) => vacant?,
+    };
+    if !is_vacant {
+        return Ok(());
     }
+    // Whoever has asked for the place may have it before he knows: a shutdown does not cut that off at once.
+    let patience = async {
+        shutdown.cancelled().await;
+        parts.clock.sleep(FAREWELL).await;
+    };
+    let won = tokio::select! {
+        biased;
+        won = win(parts, settings) => won?,
+        () = patience => return Ok(()),
+    };
+    match won {
+        Some((lease, term)) => lead(parts, settings, shutdown, lease, term).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether nobody leads. If somebody does, that is told once it has changed.
+async fn is_vacant(parts: &Parts) -> Result<bool, TickError> {
+    let Some(leader) = parts.meta.get(keys::LEADER).await? else { return Ok(true) };
+    // Until the key goes, or the watch ends for another reason.
+    let mut watch = parts.meta.watch(keys::LEADER, leader.mod_revision + 1);
+    watch.next().await;
+    Ok(false)
+}
+
+/// The lease that leadership hangs on, and its term, if it could be won.
+async fn win(parts: &Parts, settings: &Settings) -> Result<Option<(HeldLease, i64)>, TickError> {
     let lease = HeldLease::acquire(parts.meta.clone(), parts.clock.clone(), settings.lease_ttl).await?;
     let record = LeaderRecord { id: settings.id.clone() };
     let put = Op::Put { key: keys::LEADER.to_owned(), value: encode(&record).into(), lease: lease.id() };

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
-use windrow_protocol::marker::{Complete, Expired, MARKER_VERSION, Marker};
+use windrow_protocol::marker::{Complete, MARKER_VERSION, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::state::{JobRecord, keys};
 use windrow_protocol::{PartitionId, Revision, Timestamp, WindowId, paths};
@@ -74,14 +74,15 @@ impl Keep {
             view.batches.get(&job.name).into_iter().flatten().map(|((window, _), _)| *window).collect();
         let wishes = view.wishes.get(&job.name).into_iter().flatten().map(|(_, wish)| &wish.value);
         let wished = wishes.filter(|wish| !wish.is_done()).map(|wish| wish.next).min();
-        let flying = in_flight.iter().filter_map(WindowId::time).min();
+        let flying = in_flight.iter().filter_map(|window| window.time()).min();
         let needed_from = wished.into_iter().chain(flying).min().unwrap_or(Timestamp::MAX);
         let mut newest = BTreeMap::new();
         if job.spec.window.volume().is_some() {
             // By partition and offset: the last of a partition is its newest.
             for window in windows.iter().rev() {
                 let of = window.volume().map(|id| id.partition);
-                if of.is_some() && !newest.contains_key(&of)
+                if of.is_some()
+                    && !newest.contains_key(&of)
                     && let Some(complete) = complete(parts, job, *window).await?
                 {
                     newest.insert(of, ended(&complete));
@@ -110,8 +111,8 @@ impl Keep {
                 continue;
             }
             let limit = self.newest.get(&of).map(|newest| now.min(*newest).plus_micros(-retention_us));
-            let is_needed = window.time().is_some_and(|start| start >= self.needed_from)
-                || self.in_flight.contains(window);
+            let is_needed =
+                window.time().is_some_and(|start| start >= self.needed_from) || self.in_flight.contains(window);
             let complete = match limit {
                 Some(limit) if !is_needed => complete(parts, job, *window).await?.filter(|it| ended(it) <= limit),
                 _ => None,

@@ -4,6 +4,7 @@ use serde_json::json;
 use windrow_embedded::Database;
 use windrow_ports::SystemClock;
 use windrow_ports::meta::{Op, Txn};
+use windrow_protocol::marker::Expired;
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::{JobName, Offset};
 use windrow_storage::{S3Settings, Store};
@@ -153,11 +154,21 @@ async fn of_two_that_expire_at_once_one_record_stands() {
 #[tokio::test]
 async fn windows_that_a_batch_or_a_wish_is_to_look_at_stay_and_all_after_them() {
     let world = World::new().await;
-    let id = windrow_protocol::plan::BatchId { job: world.job.name.clone(), window: window(2), part: P3, revision: Revision(1) };
+    let id = windrow_protocol::plan::BatchId {
+        job: world.job.name.clone(),
+        window: window(2),
+        part: P3,
+        revision: Revision(1),
+    };
     let plan = serde_json::from_value(World::plan(2)).unwrap();
     let batch = windrow_protocol::state::BatchRecord::new(id, windrow_protocol::state::Task::Map(plan));
     world.put(keys::batch(&world.job.name, window(2), P3), encode(&batch)).await;
     assert_eq!(world.expire().await, 0, "the job is complete up to hour 2 alone");
-    world.parts.meta.txn(Txn { when: vec![], then: vec![Op::Delete { key: keys::batch(&world.job.name, window(2), P3) }] }).await.unwrap();
+    world
+        .parts
+        .meta
+        .txn(Txn { when: vec![], then: vec![Op::Delete { key: keys::batch(&world.job.name, window(2), P3) }] })
+        .await
+        .unwrap();
     assert_eq!(world.expire().await, 4);
 }

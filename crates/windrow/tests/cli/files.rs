@@ -53,7 +53,11 @@ fn validate_says_how_each_check_of_each_file_went() {
     let path = folder.path().to_str().unwrap();
     assert!(outcome(windrow(&["validate", "-f", path]), None).fails(1).contains("no job files"));
     std::fs::write(folder.path().join("good.yaml"), JOB).unwrap();
-    std::fs::write(folder.path().join("two.yaml"), format!("{JOB}---\n{}", JOB.replace("fleet}", "other}"))).unwrap();
+    std::fs::write(
+        folder.path().join("two.yaml"),
+        format!("{}---\n{}", JOB.replace("fleet}", "second}"), JOB.replace("fleet}", "other}")),
+    )
+    .unwrap();
     let checked = outcome(windrow(&["validate", "-f", path]), None);
     assert!(checked.stderr.contains("3 jobs in 2 files passed"), "{checked:?}");
     let text = checked.ok();

@@ -26,7 +26,7 @@ fn plan() -> Value {
         "topic": "t", "topicId": "i", "partition": 3, "revision": 1, "specHash": "h", "generation": 1,
         "window": {"start": WINDOW, "end": "2026-01-01T01:00:00Z"}, "sealedBy": "watermark",
         "read": {"start": 4, "end": 9}, "owned": {"start": 5, "end": 9},
-        "revises": {"base": 0, "cause": "backfill-again", "late": {"policy": "side"}},
+        "revises": {"base": 0, "cause": "backfill-again", "late": {"policy": "side", "reach": "7d"}},
     })
 }
 
