@@ -73,6 +73,9 @@ impl std::str::FromStr for Length {
             let unit_len = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit_len);
             let (_, unit_ms) = UNITS_MS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(bad)?;
+            if number.is_empty() {
+                return Err(bad());
+            }
             let number: i64 = number.parse().map_err(|_| too_long())?;
             total_ms = number.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(too_long)?;
             rest = tail;

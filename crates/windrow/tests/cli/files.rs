@@ -71,7 +71,7 @@ fn validate_says_how_each_check_of_each_file_went() {
         assert!(text.contains(line), "{line}: {text}");
     }
     let twice = outcome(windrow(&["validate", "-f", "-"]), Some(&format!("{JOB}---\n{JOB}")));
-    assert!(twice.stdout.contains("<stdin>:17:12: metadata.name: job fleet is in <stdin>:1 already"), "{twice:?}");
+    assert!(twice.stdout.contains("<stdin>:17:18: metadata.name: job fleet is in <stdin>:1 already"), "{twice:?}");
     assert!(twice.fails(1).contains("1 of 2 jobs"));
     std::fs::write(folder.path().join("empty.yaml"), "").unwrap();
     assert!(outcome(windrow(&["validate", "-f", path]), None).fails(1).contains("1 of 4 jobs"));
