@@ -41,7 +41,10 @@ async fn every_example_is_valid_and_named_as_its_file() {
         names.push(file.metadata.name.to_string());
     }
     names.sort();
-    assert_eq!(names, ["air-quality", "amend", "congestion", "detectors", "metro", "shifts", "trips", "volume"]);
+    assert_eq!(
+        names,
+        ["air-quality", "amend", "congestion", "detectors", "metro", "retention", "shifts", "trips", "volume"]
+    );
 }
 
 #[tokio::test]
