@@ -270,7 +270,7 @@ impl Leader<'_> {
         let key = keys::problem(job);
         let op = match problem {
             Some(problem) => {
-                tracing::error!(%job, problem, "job can't go on");
+                tracing::warn!(%job, problem, "job can't go on");
                 Op::put(key, encode(&problem))
             }
             None => Op::Delete { key },

@@ -191,6 +191,7 @@ mod tests {
             skipped: None,
             amends: None,
             carried: None,
+            damaged: vec![],
             committed_at: Timestamp::from_micros(0),
         }
     }
@@ -225,6 +226,7 @@ mod tests {
             ledger: partitions.iter().fold(Ledger::default(), |sum, marker| sum.plus(&marker.ledger)),
             inputs: partitions.iter().map(input).collect(),
             skipped: None,
+            damaged: vec![],
             committed_at: Timestamp::from_micros(0),
         }
     }

@@ -70,6 +70,9 @@ pub struct Marker {
     /// counts of the marker before it are carried forward, and what of the late readings could be read is set aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<OffsetRange>,
+    /// Files of the result before it that were gone or damaged when it took their place: nothing of them is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
     /// Wall clock of the worker at commit, for people to read; nothing is decided by it.
     pub committed_at: Timestamp,
 }
@@ -93,6 +96,9 @@ pub struct Complete {
     /// Why somebody has given the last step up: the window has no rows of its reduce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
+    /// Like [`Marker::damaged`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
     pub committed_at: Timestamp,
 }
 
@@ -115,6 +121,8 @@ pub trait Committed: Serialize + serde::de::DeserializeOwned + Send + Sync {
     fn attempt(&self) -> &AttemptId;
     /// What must be published.
     fn files(&self) -> &[FileEntry];
+    /// Files of the result before it that were gone or damaged.
+    fn damaged(&self) -> &[String];
     /// Version of the JSON.
     fn version(&self) -> u32;
 }
@@ -178,6 +186,9 @@ impl Committed for Marker {
     fn files(&self) -> &[FileEntry] {
         &self.files
     }
+    fn damaged(&self) -> &[String] {
+        &self.damaged
+    }
     fn version(&self) -> u32 {
         self.version
     }
@@ -192,6 +203,9 @@ impl Committed for Complete {
     }
     fn files(&self) -> &[FileEntry] {
         &self.files
+    }
+    fn damaged(&self) -> &[String] {
+        &self.damaged
     }
     fn version(&self) -> u32 {
         self.version

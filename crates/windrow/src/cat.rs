@@ -111,7 +111,9 @@ pub async fn run(args: Args) -> Result<()> {
     let files = windows.iter().flat_map(|past| files(past).map(move |file| (past.complete.plan.window.id(), file)));
     let dataset = args.dataset.dataset();
     let files: Vec<(WindowId, FileEntry)> = files.filter(|(_, file)| holds(&args.job, dataset, file)).collect();
-    if files.is_empty() {
+    if windows.is_empty() && args.window.is_none() {
+        eprintln!("job {} has no complete window (yet); `windrow describe {}` says how far it is", args.job, args.job);
+    } else if files.is_empty() && !windows.is_empty() {
         let (folder, looked) = (args.dataset.dataset().folder(), output::count(windows.len() as u64, "window"));
         let others = if args.all { "" } else { "; --all looks into all windows" };
         eprintln!("no rows in `{folder}` of {looked}{others}");
@@ -168,10 +170,19 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
     if let Some(window) = args.window {
         let gone = store.expired(job).await?.is_some_and(|(_, expired)| expired.covers(window));
         ensure!(!gone, "window {window} of job {job} is gone: its retention (spec.output.retention) has ended");
-        let past = history::window(store, job, window, true).await?;
-        return Ok(vec![
-            past.with_context(|| format!("window {window} of job {job} is not complete in {}", store.url()))?,
-        ]);
+        if let Some(past) = history::window(store, job, window, true).await? {
+            return Ok(vec![past]);
+        }
+        let in_run = match window.time() {
+            Some(start) => {
+                let filter = Filter { limit: None, from: Some(start), until: Some(start.plus_micros(1)) };
+                !history::windows(store, job, &filter, false).await?.0.is_empty()
+            }
+            None => false,
+        };
+        ensure!(in_run, "window {window} of job {job} is not complete in {}", store.url());
+        eprintln!("window {window} is complete, one of a run of windows without readings");
+        return Ok(Vec::new());
     }
     if args.all {
         return Ok(history::windows(store, job, &Filter::default(), true).await?.0);

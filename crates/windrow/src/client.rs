@@ -157,5 +157,9 @@ fn state_name(name: &str, prefix: &str) -> String {
 
 /// An answer's error for people: the message alone, codes are for programs.
 pub fn said(status: Status) -> anyhow::Error {
+    // The transport's own words name nobody.
+    if status.message() == "transport error" {
+        return anyhow::anyhow!("the coordinator does not answer; try again, or name another one with --server");
+    }
     anyhow::anyhow!("{}", status.message())
 }

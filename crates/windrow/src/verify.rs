@@ -108,6 +108,8 @@ pub struct State {
     pub windows_complete: Option<u64>,
     /// Windows, or runs of them, that are to be run again or are being so.
     pub revisions_pending: Option<u64>,
+    /// Batches that have failed and wait for somebody.
+    pub batches_failed: u64,
 }
 
 fn state(status: windrow_wire::v1::JobStatus) -> State {
@@ -115,6 +117,7 @@ fn state(status: windrow_wire::v1::JobStatus) -> State {
         through: status.complete_through.map(|time| convert::time(&time)),
         windows_complete: Some(status.windows_complete),
         revisions_pending: Some(status.revisions_pending),
+        batches_failed: status.batches_failed,
     }
 }
 
@@ -124,7 +127,7 @@ async fn parts(args: &Args) -> Result<Parts> {
         let known = place::knows(&database, &args.job).await?;
         let revisions_pending = Some(place::revisions_pending(&database, &args.job).await?);
         let windows_complete = place::windows_complete(&database, &args.job).await?;
-        let state = State { through: None, windows_complete, revisions_pending };
+        let state = State { windows_complete, revisions_pending, ..State::default() };
         return Ok(Parts { store, ends: Ends::Log(database.log()), known, state });
     }
     if let Some(log) = args.kafka.reach("windrow-verify").await? {
@@ -279,6 +282,10 @@ async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, ex
             report.files_of_all(store, markers, name).await?;
             progress.inc(markers.len() as u64);
         }
+    }
+    if state.batches_failed > 0 {
+        let parked = output::count(state.batches_failed, "batch");
+        report.notes.push(format!("{parked} failed and parked: their windows are not complete; `windrow describe {job}`"));
     }
     report.strays(published);
     report.taken_in += report.expired.taken_in;
@@ -444,7 +451,6 @@ impl Report {
         let ledger = &self.ledger;
         let counts = [
             ("windows", self.windows),
-            ("expired", self.expired.windows),
             ("batches", self.batches),
             ("revisions", self.revisions),
             ("files", self.files),
@@ -457,8 +463,9 @@ impl Report {
             ("amended", ledger.amended),
             ("lost offsets", ledger.lost_offsets),
         ];
+        let expired = Some(("expired", self.expired.windows)).filter(|(_, windows)| *windows > 0);
         let mut text = format!("job/{job} {}\n", if self.findings.is_empty() { "clean" } else { "NOT CLEAN" });
-        counts.iter().for_each(|(name, n)| text += &format!("  {name:13} {n:>12}\n"));
+        expired.iter().chain(&counts).for_each(|(name, n)| text += &format!("  {name:13} {n:>12}\n"));
         self.notes.iter().for_each(|note| text += &format!("  note: {note}\n"));
         self.findings.iter().for_each(|finding| text += &format!("  finding: {finding}\n"));
         text

@@ -75,7 +75,7 @@ impl Run<'_> {
             (None, None) => self.compute(plan).await,
         };
         self.clear_if_failed(&staged).await;
-        let Staged { files, ledger, quarantine_reasons, absent, amends, carried, skipped, found } = staged?;
+        let Staged { files, ledger, quarantine_reasons, absent, amends, carried, damaged, skipped, found } = staged?;
         let marker = Marker {
             version: MARKER_VERSION,
             job: self.id.job.clone(),
@@ -88,6 +88,7 @@ impl Run<'_> {
             skipped: self.skip.cloned().or(skipped),
             amends,
             carried,
+            damaged,
             committed_at: self.tools.clock.now(),
         };
         Ok(summary(&self.commit(&marker, is_same).await?, self.result()))

@@ -284,4 +284,5 @@ async fn a_window_whose_file_is_gone_goes_on_when_it_is_given_up_and_is_mended_b
     assert_eq!(run(&bench.tools, &again(&bench, spec(false))).await.unwrap().rows, 2);
     assert_eq!(objects(&bench, "job/data").await, [DATA]);
     assert_eq!(objects(&bench, "job/revisions").await, Vec::<String>::new(), "there was nothing to keep");
+    assert_eq!(marker(&bench, 1).await.damaged, [DATA]);
 }

@@ -188,8 +188,16 @@ impl Api {
     async fn update(&self, request: v1::UpdateJobRequest) -> Result<(v1::Job, Vec<String>), Status> {
         let job = request.job.unwrap_or_default();
         let (file, checked) = self.check(&job).await;
-        let warnings = checked.into_result()?;
+        let mut warnings = checked.into_result()?;
         let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
+        let known = self.job(&file.metadata.name).await?.value;
+        if known.spec.reduce.is_some() != file.spec.reduce.is_some() {
+            let what = if file.spec.reduce.is_some() { "gets a reduce" } else { "loses its reduce" };
+            warnings.push(format!(
+                "the job {what}: from now on its results are of another kind than those that it has, and those can't be run \
+                 again; apply it under another name to keep one kind"
+            ));
+        }
         let change = |record: &mut JobRecord| {
             alive(record)?;
             let fixed = [

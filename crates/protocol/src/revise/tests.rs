@@ -84,6 +84,7 @@ fn first_marker(partition: i32) -> Marker {
         skipped: None,
         amends: None,
         carried: None,
+        damaged: vec![],
         committed_at: hour(5),
     }
 }
@@ -116,6 +117,7 @@ fn known() -> Known {
         ledger: Ledger::default(),
         inputs: vec![inputs(0), inputs(1)],
         skipped: None,
+        damaged: vec![],
         committed_at: hour(5),
     };
     let markers = (0..2).map(|p| (PartitionId(p), first_marker(p))).collect();

@@ -108,6 +108,7 @@ fn marker(attempt: &str, files: Vec<FileEntry>) -> Marker {
         skipped: None,
         amends: None,
         carried: None,
+        damaged: vec![],
         committed_at: Timestamp::from_millis(0),
     }
 }

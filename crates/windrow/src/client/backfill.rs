@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use windrow_protocol::duration::Length;
 use windrow_protocol::{BackfillName, JobName, Timestamp};
@@ -86,6 +86,9 @@ pub struct GetArgs {
 
 /// `windrow backfill`.
 pub async fn run(args: Args) -> Result<()> {
+    if let (Some(from), Some(to)) = (args.from, args.to) {
+        ensure!(from < to, "--from {from} is not before --to {to}");
+    }
     match args.command {
         Some(change) => change_it(change).await,
         None => create(args).await,

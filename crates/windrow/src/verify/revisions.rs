@@ -98,7 +98,9 @@ impl Report {
             for file in marker.files().iter().filter(|file| file.rows > 0) {
                 let path = paths::kept(marker.job(), window, revision, &file.path);
                 let is_kept = path.as_ref().is_none_or(|path| next.files().iter().any(|kept| kept.path == *path));
-                if !is_kept && !next.files().contains(file) {
+                if next.damaged().contains(&file.path) {
+                    self.notes.push(format!("{} was damaged and has been computed anew", file.path));
+                } else if !is_kept && !next.files().contains(file) {
                     self.findings.push(format!("{} was replaced and {revision} of it not kept", file.path));
                 }
             }

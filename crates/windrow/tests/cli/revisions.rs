@@ -141,6 +141,14 @@ fn a_backfill_is_seen_before_it_runs_and_runs_the_windows_that_it_shows() {
     assert!(dev.run(&["get", "backfills"]).ok().contains("tenfold"));
     let report = dev.run(&["verify", "fleet", "-o", "json"]).json();
     assert_eq!((&report["clean"], &report["ledger"]["kept"]), (&true.into(), &600.into()), "{report}");
+    // A file that is gone is found, and computed anew.
+    let hour = dev.folder.path().join("data/store/fleet/data/window=20150901T000000Z");
+    std::fs::remove_dir_all(&hour).unwrap();
+    assert!(dev.run(&["verify", "fleet"]).fails(1).contains("the proof failed"));
+    dev.run(&["backfill", "fleet", "--from", FIRST, "--to", "2015-09-01T01:00:00Z", "--wait"]).ok();
+    let report = dev.run(&["verify", "fleet", "-o", "json"]).json();
+    assert_eq!(report["clean"], true, "{report}");
+    assert!(report["notes"][0].as_str().unwrap().contains("was damaged and has been computed anew"), "{report}");
     let later = dev.run(&["backfill", "fleet", "--from", "2031-01-01T00:00:00Z", "--to", "2032-01-01T00:00:00Z"]);
     assert!(later.fails(1).contains("is complete"));
     let reduce = "  reduce: SELECT sum(n) AS n FROM parts\n";

@@ -37,17 +37,17 @@ impl Run<'_> {
             rows += results.iter().map(|file| file.rows).sum::<u64>();
             parts.extend(results);
         }
-        let mut files = Vec::new();
+        let (mut files, mut damaged) = (Vec::new(), Vec::new());
         if self.spec.reduce.is_some() {
-            files = match (self.skip, base) {
+            (files, damaged) = match (self.skip, base) {
                 (None, base) => {
                     let staged = self.reduce(parts, ledger.kept, base).await;
                     self.clear_if_failed(&staged).await;
                     staged?
                 }
                 // What is given up is the revision: the result that stands stays.
-                (Some(_), Some(base)) => self.results(&base.files),
-                (Some(_), None) => Vec::new(),
+                (Some(_), Some(base)) => (self.results(&base.files), Vec::new()),
+                (Some(_), None) => (Vec::new(), Vec::new()),
             };
             rows = files.iter().filter(|file| file.is_in(&self.id.job, Dataset::Data)).map(|file| file.rows).sum();
         }
@@ -61,6 +61,7 @@ impl Run<'_> {
             ledger,
             inputs,
             skipped: self.skip.cloned(),
+            damaged,
             committed_at: self.tools.clock.now(),
         };
         Ok(summary(&self.commit(&complete, is_same).await?))
@@ -79,13 +80,13 @@ impl Run<'_> {
         }
     }
 
-    /// Runs the reduce and stages what it made. `kept`: readings of the window; without any it has no rows.
+    /// Runs the reduce and stages what it made; also the paths of what it replaces that is damaged. `kept`: readings of the window; without any it has no rows.
     async fn reduce(
         &self,
         parts: Vec<FileEntry>,
         kept: u64,
         base: Option<Complete>,
-    ) -> Result<Vec<FileEntry>, AttemptError> {
+    ) -> Result<(Vec<FileEntry>, Vec<String>), AttemptError> {
         let (engine, spec, folder) = (self.tools.engine.clone(), self.spec.clone(), self.scratch.folder().to_owned());
         let staging = self.staging();
         let reduce = async move {
@@ -97,8 +98,9 @@ impl Run<'_> {
             }
             let before = base.map(|base| Before { revision: base.plan.revision, files: base.files });
             let mut files = staging.stage_in_place(Dataset::Data, written, before.as_ref(), &spec, &folder).await?;
-            files.extend(staging.keep(before.as_ref()).await?);
-            Ok(files)
+            let (kept, damaged) = staging.keep(before.as_ref()).await?;
+            files.extend(kept);
+            Ok((files, damaged))
         };
         self.run_apart(reduce).await
     }

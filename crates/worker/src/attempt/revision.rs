@@ -57,8 +57,9 @@ impl Run<'_> {
                 let written = rows_of(dataset == result, &ledger, written);
                 files.extend(staging.stage_in_place(dataset, written, before.as_ref(), &spec, &folder).await?);
             }
-            files.extend(staging.keep(before.as_ref()).await?);
-            Ok(Staged { files, quarantine_reasons, absent, ..Staged::nothing(ledger) })
+            let (kept, damaged) = staging.keep(before.as_ref()).await?;
+            files.extend(kept);
+            Ok(Staged { files, quarantine_reasons, absent, damaged, ..Staged::nothing(ledger) })
         };
         self.run_apart(staged).await
     }
@@ -87,7 +88,8 @@ impl Run<'_> {
             }
             if let Some(base) = base {
                 let data = Before { revision: base.plan.revision, files: base.files };
-                files.extend(staging.keep(Some(&data)).await?);
+                // What is damaged stays named by this marker, too.
+                files.extend(staging.keep(Some(&data)).await?.0);
                 (before, skipped) = (base.ledger, base.skipped);
             }
             let ledger = before.plus(&ledger);

@@ -24,6 +24,8 @@ pub(super) struct Staged {
     pub(super) absent: Vec<String>,
     pub(super) amends: Option<Amends>,
     pub(super) carried: Option<OffsetRange>,
+    /// Files of the result before it that nothing is kept of.
+    pub(super) damaged: Vec<String>,
     /// The batch was given up before, and is not made up for.
     pub(super) skipped: Option<String>,
     /// Of a window of volume: where it ends.
@@ -32,8 +34,9 @@ pub(super) struct Staged {
 
 impl Staged {
     pub(super) fn nothing(ledger: Ledger) -> Self {
-        let (files, quarantine_reasons, absent) = (Vec::new(), Vec::new(), Vec::new());
-        Self { files, ledger, quarantine_reasons, absent, amends: None, carried: None, skipped: None, found: None }
+        let (files, quarantine_reasons, absent, damaged) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (amends, carried, skipped, found) = (None, None, None, None);
+        Self { files, ledger, quarantine_reasons, absent, amends, carried, damaged, skipped, found }
     }
 }
 
@@ -102,20 +105,24 @@ impl Staging {
     }
 
     /// Copies the files of the result that is about to be replaced, for those who want to see what it was. While this
-    /// revision has no marker nobody replaces them; if they are something else already, another attempt has won.
-    pub(super) async fn keep(&self, before: Option<&Before>) -> Result<Vec<FileEntry>, AttemptError> {
-        let Some(before) = before else { return Ok(Vec::new()) };
-        let mut files = Vec::new();
+    /// revision has no marker nobody replaces them; if they are something else already, another attempt has won. Also the
+    /// paths of those that are damaged: nothing can be kept of them.
+    pub(super) async fn keep(&self, before: Option<&Before>) -> Result<(Vec<FileEntry>, Vec<String>), AttemptError> {
+        let (mut files, mut damaged) = (Vec::new(), Vec::new());
+        let Some(before) = before else { return Ok((files, damaged)) };
         for (number, file) in (0..).zip(before.files.iter().filter(|file| file.rows > 0)) {
             let Some(path) = paths::kept(&self.id.job, self.id.window, before.revision, &file.path) else { continue };
             let staged = paths::staged_copy(&self.id.job, self.id.window, self.id.part, &self.attempt, number);
             match self.store.stage_copy(file, &staged, &path).await {
                 Ok(Some(copy)) => files.push(copy),
-                Ok(None) | Err(StoreError::NotFound(_)) => self.expect_no_winner(file).await?,
+                Ok(None) | Err(StoreError::NotFound(_)) => {
+                    self.expect_no_winner(file).await?;
+                    damaged.push(file.path.clone());
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(files)
+        Ok((files, damaged))
     }
 
     /// Of a file that is gone, or not what its marker says: an attempt that has won replaces it, once its marker stands.
