@@ -15,7 +15,7 @@ use windrow_protocol::plan::Part;
 use windrow_protocol::{
     JobName, Ledger, Offset, OffsetRange, PartitionId, Revision, Timestamp, TopicName, WindowId, audit, paths,
 };
-use windrow_storage::{Store, StoreError};
+use windrow_storage::{Object, Store, StoreError};
 use windrow_wire::convert;
 
 use crate::client::said;
@@ -221,29 +221,9 @@ async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, ex
     let mut report = Report { expired, ..Report::default() };
     // Before the markers: whatever is published by now has a marker by then, also while the job runs.
     let published = published(store, job).await?;
-    let mut batches: BTreeMap<PartitionId, Vec<Marker>> = BTreeMap::new();
-    let mut complete = Vec::new();
     let objects = store.list(&paths::commits(job)).await?;
     let mut progress = Progress::new("verifying", 2 * objects.len() as u64, "steps");
-    for object in objects {
-        report.markers += 1;
-        progress.inc(1);
-        match paths::parse_marker(&object.path) {
-            Some((_, window, ..)) if report.expired.covers(window) => {}
-            None if paths::parse_expired(&object.path).is_some() => {}
-            None => report.findings.push(format!("{} is no marker", object.path)),
-            Some((_, window, Part::Finish, revision)) => {
-                let own = |m: &Complete| m.plan.window.id() == window && m.plan.revision == revision;
-                complete.extend(report.read(store, &object.path, own).await?);
-            }
-            Some((_, window, Part::Partition(partition), revision)) => {
-                let own = |m: &Marker| {
-                    (m.plan.window.id(), m.plan.partition, m.plan.revision) == (window, partition, revision)
-                };
-                batches.entry(partition).or_default().extend(report.read(store, &object.path, own).await?);
-            }
-        }
-    }
+    let Found { mut complete, batches } = report.read_all(store, objects, &mut progress).await?;
     complete.sort_by_key(|marker| (marker.plan.window.id(), marker.plan.revision));
     let mut by_window: BTreeMap<WindowId, Vec<&Marker>> = BTreeMap::new();
     batches.values().flatten().for_each(|marker| by_window.entry(marker.plan.window.id()).or_default().push(marker));
@@ -285,7 +265,9 @@ async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, ex
     }
     if state.batches_failed > 0 {
         let parked = output::count(state.batches_failed, "batch");
-        report.notes.push(format!("{parked} failed and parked: their windows are not complete; `windrow describe {job}`"));
+        report
+            .notes
+            .push(format!("{parked} failed and parked: their windows are not complete; `windrow describe {job}`"));
     }
     report.strays(published);
     report.taken_in += report.expired.taken_in;
@@ -304,7 +286,39 @@ async fn published(store: &Store, job: &JobName) -> Result<Vec<String>> {
     Ok(paths)
 }
 
+/// A job's markers.
+#[derive(Default)]
+struct Found {
+    complete: Vec<Complete>,
+    batches: BTreeMap<PartitionId, Vec<Marker>>,
+}
+
 impl Report {
+    /// All markers of windows that are not gone.
+    async fn read_all(&mut self, store: &Store, objects: Vec<Object>, progress: &mut Progress) -> Result<Found> {
+        let mut found = Found::default();
+        for object in objects {
+            self.markers += 1;
+            progress.inc(1);
+            match paths::parse_marker(&object.path) {
+                Some((_, window, ..)) if self.expired.covers(window) => {}
+                None if paths::parse_expired(&object.path).is_some() => {}
+                None => self.findings.push(format!("{} is no marker", object.path)),
+                Some((_, window, Part::Finish, revision)) => {
+                    let own = |m: &Complete| m.plan.window.id() == window && m.plan.revision == revision;
+                    found.complete.extend(self.read(store, &object.path, own).await?);
+                }
+                Some((_, window, Part::Partition(partition), revision)) => {
+                    let own = |m: &Marker| {
+                        (m.plan.window.id(), m.plan.partition, m.plan.revision) == (window, partition, revision)
+                    };
+                    found.batches.entry(partition).or_default().extend(self.read(store, &object.path, own).await?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// A marker; one that can't be read, or is another's, is a finding, and the others are looked at all the same.
     async fn read<M: Committed>(
         &mut self,
