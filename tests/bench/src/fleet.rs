@@ -123,8 +123,16 @@ pub async fn create_topic(log: &dyn Log, partitions: i32) -> Result<(TopicName, 
     let name = TopicName::new(format!("bench-{}", uuid::Uuid::new_v4().simple()))?;
     let new = NewTopic { name: name.clone(), partitions, replication: 1, retention_ms: None, max_ahead_ms: None };
     log.create_topic(&new).await?;
-    let id = log.topic(&name).await?.id;
-    Ok((name, id))
+    let mut left = 100;
+    loop {
+        match log.topic(&name).await {
+            Ok(topic) => return Ok((name, topic.id)),
+            // A broker that has just started may not know yet what its controller has made.
+            Err(windrow_ports::LogError::NoTopic(_)) if left > 0 => left -= 1,
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 /// Fills a topic's partitions with `per_partition` records each, made by number.
