@@ -105,7 +105,7 @@ fn cat_names_declared_columns_that_no_reading_has() {
     let file = dev.write("typo.yaml", &JOB.replace("{speed: f64}", "{speed: f64, sped: f64}"));
     dev.run(&["apply", "-f", file.to_str().unwrap()]).ok();
     dev.send("fleet", 1);
-    dev.run(&["wait", "fleet", "--windows", "1"]).ok();
+    dev.run(&["wait", "fleet", "--until", "2015-09-01T01:00:00Z"]).ok();
     let shown = dev.run(&["cat", "fleet"]);
     assert!(shown.stderr.contains("no reading has sped, which"), "{shown:?}");
 }
