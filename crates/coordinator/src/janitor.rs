@@ -145,10 +145,7 @@ async fn clear(parts: &Parts, staged: &StagedBy) -> Result<Option<Cleared>, Tick
 /// Publishes the batch's newest marker if it is this attempt's; whether it is.
 async fn publish<M: Committed>(parts: &Parts, staged: &StagedBy) -> Result<bool, TickError> {
     let StagedBy { job, window, part, attempt } = staged;
-    let markers = parts.store.list(&paths::window_commits(job, *window)).await?;
-    let newest = paths::newest(markers.iter().map(|object| object.path.as_str()));
-    let Some(newest) = newest.get(part) else { return Ok(false) };
-    let marker = parts.store.read_marker::<M>(&paths::marker(job, *window, *part, *newest)).await?;
+    let marker = parts.store.newest_marker::<M>(job, *window, *part).await?;
     let Some(marker) = marker.filter(|marker| marker.attempt() == attempt) else { return Ok(false) };
     parts.store.publish(&marker).await?;
     Ok(true)

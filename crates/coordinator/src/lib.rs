@@ -8,6 +8,8 @@
 pub mod api;
 mod dispatch;
 mod finishing;
+#[cfg(test)]
+mod fixture;
 mod janitor;
 mod leader;
 mod looks;

@@ -132,10 +132,7 @@ fn ended(complete: &Complete) -> Timestamp {
 }
 
 async fn complete(parts: &Parts, job: &JobRecord, window: WindowId) -> Result<Option<Complete>, TickError> {
-    let listed = parts.store.list(&paths::window_commits(&job.name, window)).await?;
-    let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
-    let Some(revision) = newest.get(&Part::Finish) else { return Ok(None) };
-    Ok(parts.store.read_marker(&paths::marker(&job.name, window, Part::Finish, *revision)).await?)
+    Ok(parts.store.newest_marker(&job.name, window, Part::Finish).await?)
 }
 
 /// All markers of a window's partitions, by partition and revision.

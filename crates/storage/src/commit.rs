@@ -4,7 +4,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, PutMode, PutOptions};
 use windrow_protocol::commit::{Verdict, verdict};
 use windrow_protocol::marker::{Committed, Expired, MARKER_VERSION};
-use windrow_protocol::{JobName, paths};
+use windrow_protocol::plan::Part;
+use windrow_protocol::{JobName, WindowId, paths};
 
 use crate::{Store, StoreError};
 
@@ -22,6 +23,21 @@ impl Store {
             return Err(broken(format!("version {}; this program knows {MARKER_VERSION}", marker.version())));
         }
         Ok(Some(marker))
+    }
+
+    /// The newest marker of a part of a window; `None` if it has none (any more).
+    pub async fn newest_marker<M: Committed>(
+        &self,
+        job: &JobName,
+        window: WindowId,
+        part: Part,
+    ) -> Result<Option<M>, StoreError> {
+        let listed = self.list(&paths::window_commits(job, window)).await?;
+        let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
+        match newest.get(&part) {
+            Some(revision) => self.read_marker(&paths::marker(job, window, part, *revision)).await,
+            None => Ok(None),
+        }
     }
 
     /// What is known of a job's windows that are gone, and the number of its record; `None` while all are kept.

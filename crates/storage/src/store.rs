@@ -85,30 +85,28 @@ impl Store {
 
     /// Copies an object to a local file, streaming. Blocks on disk.
     pub async fn download(&self, path: &str, to: &LocalPath) -> Result<(), StoreError> {
-        let mut stream = self.inner.get(&Path::from(path)).await?.into_stream();
-        let local = |error: std::io::Error| StoreError::Local(format!("{}: {error}", to.display()));
-        let mut file = File::create(to).map_err(local)?;
-        while let Some(chunk) = stream.next().await {
-            file.write_all(&chunk?).map_err(local)?;
-        }
-        Ok(())
+        self.copy_out(path, to).await.map(drop)
     }
 
     /// Copies a published file to a local one, streaming; `Broken` if it is not what its entry says. Blocks on disk.
     pub async fn fetch(&self, file: &FileEntry, to: &LocalPath) -> Result<(), StoreError> {
-        let mut stream = self.inner.get(&Path::from(file.path.as_str())).await?.into_stream();
-        let unwritable = |error: std::io::Error| StoreError::Local(format!("{}: {error}", to.display()));
-        let mut local = File::create(to).map_err(unwritable)?;
-        let mut hash = Sha256::new();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk?;
-            hash.update(&chunk);
-            local.write_all(&chunk).map_err(unwritable)?;
-        }
-        if hex(hash) != file.sha256 {
+        if self.copy_out(&file.path, to).await? != file.sha256 {
             return Err(StoreError::Broken(format!("{}: its checksum is not its marker's", file.path)));
         }
         Ok(())
+    }
+
+    /// Copies an object to a local file; the SHA-256 of what it held.
+    async fn copy_out(&self, path: &str, to: &LocalPath) -> Result<String, StoreError> {
+        let mut stream = self.inner.get(&Path::from(path)).await?.into_stream();
+        let local = |error: std::io::Error| StoreError::Local(format!("{}: {error}", to.display()));
+        let (mut file, mut hash) = (File::create(to).map_err(local)?, Sha256::new());
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk?;
+            hash.update(&chunk);
+            file.write_all(&chunk).map_err(local)?;
+        }
+        Ok(hex(hash))
     }
 
     /// SHA-256 of an object, lower-case hex, streaming.

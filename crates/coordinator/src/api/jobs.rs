@@ -190,14 +190,7 @@ impl Api {
         let (file, checked) = self.check(&job).await;
         let mut warnings = checked.into_result()?;
         let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
-        let known = self.job(&file.metadata.name).await?.value;
-        if known.spec.reduce.is_some() != file.spec.reduce.is_some() {
-            let what = if file.spec.reduce.is_some() { "gets a reduce" } else { "loses its reduce" };
-            warnings.push(format!(
-                "the job {what}: from now on its results are of another kind than those that it has, and those can't be run \
-                 again; apply it under another name to keep one kind"
-            ));
-        }
+        let mut changes_kind = false;
         let change = |record: &mut JobRecord| {
             alive(record)?;
             let fixed = [
@@ -216,12 +209,20 @@ impl Api {
             if record.spec != file.spec {
                 record.generation += 1;
             }
+            changes_kind = record.spec.reduce.is_some() != file.spec.reduce.is_some();
             record.spec = file.spec.clone();
             record.labels = file.metadata.labels.clone();
             Ok(())
         };
         let how = How { etag: &job.etag, validate_only: request.validate_only };
         let changed = self.change(&file.metadata.name, how, change).await?;
+        if changes_kind {
+            let what = if file.spec.reduce.is_some() { "gets a reduce" } else { "loses its reduce" };
+            warnings.push(format!(
+                "the job {what}: from now on its results are of another kind than those that it has, and those can't be run \
+                 again; apply it under another name to keep one kind"
+            ));
+        }
         Ok((self.message(&changed).await?, warnings))
     }
 }

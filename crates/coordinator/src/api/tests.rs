@@ -1,27 +1,20 @@
-use std::sync::Arc;
-
 use tonic::{Code, Request};
-use windrow_embedded::Database;
-use windrow_ports::SystemClock;
-use windrow_ports::log::{Log, NewTopic};
+use windrow_ports::log::NewTopic;
 use windrow_protocol::volume::{Seen, Waiting};
 use windrow_protocol::{JobSpec, Offset, PartitionId, TopicName};
-use windrow_storage::{S3Settings, Store};
 use windrow_wire::convert;
 use windrow_wire::v1::job_service_server::JobService;
 use windrow_wire::v1::window_service_server::WindowService;
 
 use super::*;
+use crate::fixture;
 
 const SPEC: &str = r#"{"source": {"topic": "traffic", "values": {"speed": "f64"}}, "window": {"every": "1h"},
     "map": "SELECT device, count(*) AS n FROM readings GROUP BY device"}"#;
 
-fn api() -> (tempfile::TempDir, Database, Api) {
-    let folder = tempfile::tempdir().unwrap();
-    let db = Database::open(&folder.path().join("db")).unwrap();
-    let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
-    let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
-    (folder, db, Api { parts, cluster: v1::Cluster::default(), stop: CancellationToken::new() })
+fn api() -> (tempfile::TempDir, Api) {
+    let (folder, parts) = fixture::parts();
+    (folder, Api { parts, cluster: v1::Cluster::default(), stop: CancellationToken::new() })
 }
 
 fn job(name: &str) -> v1::Job {
@@ -36,7 +29,7 @@ async fn create(api: &Api, job: v1::Job, request_id: &str) -> Result<v1::CreateJ
 
 #[tokio::test]
 async fn a_create_sent_twice_makes_one_job_and_another_one_is_refused() {
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     let made = create(&api, job("a"), "id-1").await.unwrap();
     assert!(made.warnings[0].contains("does not exist yet"), "{:?}", made.warnings);
     assert_eq!(create(&api, job("a"), "id-1").await.unwrap().job, made.job);
@@ -45,7 +38,7 @@ async fn a_create_sent_twice_makes_one_job_and_another_one_is_refused() {
 
 #[tokio::test]
 async fn a_wrong_job_is_refused_with_the_place_and_nothing_is_stored() {
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     let mut wrong = job("a");
     wrong.spec.as_mut().unwrap().map = "SELECT sped FROM readings".to_owned();
     let error = create(&api, wrong, "").await.unwrap_err();
@@ -57,10 +50,10 @@ async fn a_wrong_job_is_refused_with_the_place_and_nothing_is_stored() {
 
 #[tokio::test]
 async fn an_update_with_an_old_etag_or_another_window_is_refused() {
-    let (_folder, db, api) = api();
+    let (_folder, api) = api();
     let topic = TopicName::new("traffic").unwrap();
     let new = NewTopic { name: topic, partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
-    db.log().create_topic(&new).await.unwrap();
+    api.parts.log.create_topic(&new).await.unwrap();
     let made = create(&api, job("a"), "").await.unwrap().job.unwrap();
     let update = |job: v1::Job| {
         let request = v1::UpdateJobRequest { job: Some(job), validate_only: false };
@@ -78,7 +71,7 @@ async fn an_update_with_an_old_etag_or_another_window_is_refused() {
 
 #[tokio::test]
 async fn pause_is_kept_with_its_note_and_lists_come_in_pages() {
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     for name in ["a", "b", "c"] {
         create(&api, job(name), "").await.unwrap();
     }
@@ -102,7 +95,7 @@ fn violations(status: &Status) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn each_mistake_comes_back_with_path_and_reason_and_nothing_is_stored() {
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     type Change = fn(&mut v1::JobSpec);
     let mistakes: [(Change, &str, &str); 6] = [
         (
@@ -133,7 +126,7 @@ async fn each_mistake_comes_back_with_path_and_reason_and_nothing_is_stored() {
 
 #[tokio::test]
 async fn a_negative_page_size_is_refused_in_every_list() {
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     create(&api, job("a"), "").await.unwrap();
     let parent = "jobs/a".to_owned();
     let jobs = v1::ListJobsRequest { page_size: -1, ..Default::default() };
@@ -150,7 +143,7 @@ async fn a_negative_page_size_is_refused_in_every_list() {
 
 #[tokio::test]
 async fn validate_only_fails_where_the_real_call_would_and_changes_nothing() {
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     let dry = |job: v1::Job| {
         let request = v1::CreateJobRequest { job: Some(job), request_id: String::new(), validate_only: true };
         api.create_job(Request::new(request))
@@ -179,7 +172,7 @@ async fn validate_only_fails_where_the_real_call_would_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_job_that_is_being_deleted_takes_no_changes() {
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     create(&api, job("a"), "").await.unwrap();
     let name = || "jobs/a".to_owned();
     api.delete_job(Request::new(v1::DeleteJobRequest { name: name(), validate_only: false })).await.unwrap();
@@ -195,7 +188,7 @@ async fn a_job_that_is_being_deleted_takes_no_changes() {
 
 #[tokio::test]
 async fn partitions_show_what_the_log_holds_in_the_order_of_their_numbers() {
-    let (_folder, db, api) = api();
+    let (_folder, api) = api();
     create(&api, job("a"), "").await.unwrap();
     let list = |page_token: &str| {
         let request =
@@ -205,7 +198,7 @@ async fn partitions_show_what_the_log_holds_in_the_order_of_their_numbers() {
     assert_eq!(list("").await.unwrap().into_inner().partitions, [], "the topic does not exist yet");
     let name = TopicName::new("traffic").unwrap();
     let new = NewTopic { name, partitions: 12, replication: 1, retention_ms: None, max_ahead_ms: None };
-    db.log().create_topic(&new).await.unwrap();
+    api.parts.log.create_topic(&new).await.unwrap();
     let first = list("").await.unwrap().into_inner();
     let second = list(&first.next_page_token).await.unwrap().into_inner();
     let all: Vec<_> = first.partitions.into_iter().chain(second.partitions).collect();
@@ -217,7 +210,7 @@ async fn partitions_show_what_the_log_holds_in_the_order_of_their_numbers() {
 #[tokio::test]
 async fn open_windows_of_volume_come_in_pages_by_partition_and_say_how_full_they_are() {
     use crate::dispatch::volume::tests::open_window;
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     let mut of_volume = job("j");
     let window = v1::WindowSpec { every: "volume".to_owned(), readings: Some(100), ..Default::default() };
     of_volume.spec.as_mut().unwrap().window = Some(window);
@@ -250,7 +243,7 @@ async fn open_windows_of_volume_come_in_pages_by_partition_and_say_how_full_they
 #[tokio::test]
 async fn a_watch_ends_with_the_server() {
     use futures::StreamExt;
-    let (_folder, _db, api) = api();
+    let (_folder, api) = api();
     create(&api, job("a"), "").await.unwrap();
     let watch = v1::WatchJobRequest { name: "jobs/a".to_owned() };
     let mut changes = api.watch_job(Request::new(watch)).await.unwrap().into_inner();

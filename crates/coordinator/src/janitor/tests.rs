@@ -1,15 +1,11 @@
-use std::sync::Arc;
-
 use serde_json::json;
-use windrow_embedded::Database;
-use windrow_ports::SystemClock;
 use windrow_ports::meta::{Op, Txn};
 use windrow_protocol::marker::FileEntry;
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::{AttemptId, PartitionId, Revision, WindowId};
-use windrow_storage::{S3Settings, Store};
 
 use super::*;
+use crate::fixture;
 
 const PART: Part = Part::Partition(PartitionId(3));
 
@@ -22,10 +18,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Database::open(&folder.path().join("db")).unwrap();
-        let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
-        let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
+        let (folder, parts) = fixture::parts();
         let job = JobName::new("j").unwrap();
         let then = vec![Op::put(keys::job(&job), b"{}".to_vec())];
         parts.meta.txn(Txn { when: vec![], then }).await.unwrap();

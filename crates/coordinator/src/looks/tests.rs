@@ -1,21 +1,14 @@
-use std::sync::Arc;
-
-use windrow_embedded::Database;
-use windrow_ports::SystemClock;
 use windrow_ports::meta::KeyValue;
 use windrow_protocol::Timestamp;
 use windrow_protocol::state::keys;
-use windrow_storage::{S3Settings, Store};
 
 use super::*;
+use crate::fixture;
 use crate::view::encode;
 
 #[tokio::test]
 async fn a_job_that_is_paused_is_due_at_no_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let db = Database::open(&folder.path().join("db")).unwrap();
-    let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
-    let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
+    let (_folder, parts) = fixture::parts();
     let name = JobName::new("j").unwrap();
     let spec = r#"{"source": {"topic": "t"}, "window": {"every": "day"}, "map": "SELECT 1"}"#;
     let record = JobRecord::new(name.clone(), serde_json::from_str(spec).unwrap(), Timestamp::MIN);

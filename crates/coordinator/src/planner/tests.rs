@@ -1,20 +1,13 @@
-use std::sync::Arc;
-
-use windrow_embedded::Database;
-use windrow_ports::SystemClock;
 use windrow_ports::log::{Append, NewTopic};
 use windrow_protocol::JobName;
 use windrow_protocol::state::keys;
-use windrow_storage::{S3Settings, Store};
 
 use super::*;
+use crate::fixture;
 
 /// A job over a topic of one partition whose records have these timestamps, cut until there is nothing to cut.
 async fn cut_all(times: &[Timestamp]) -> Cursor {
-    let folder = tempfile::tempdir().unwrap();
-    let db = Database::open(&folder.path().join("db")).unwrap();
-    let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
-    let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
+    let (_folder, parts) = fixture::parts();
     let name = TopicName::new("t").unwrap();
     let new = NewTopic { name: name.clone(), partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
     parts.log.create_topic(&new).await.unwrap();

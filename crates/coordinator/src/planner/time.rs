@@ -47,7 +47,7 @@ impl TimePlanner<'_> {
         // The end first, then the start: see `windrow_protocol::cut`.
         let at_ends = self.site.look_up(windows.iter().map(|(p, w)| (*p, w.end.plus_micros(after)))).await?;
         let at_nexts = self.site.look_up(windows.iter().map(|(p, w)| (*p, w.end.plus_micros(-bound.micros())))).await?;
-        let now = self.site.parts.clock.now();
+        let (now, furthest) = (self.site.parts.clock.now(), self.furthest());
         for (partition, window) in windows {
             let (Some(bounds), Some(at_end), Some(at_next)) =
                 (ends.get(&partition), at_ends.get(&partition), at_nexts.get(&partition))
@@ -57,7 +57,7 @@ impl TimePlanner<'_> {
             let silent_for = silent.get(&partition).copied().unwrap_or_default();
             let Bounds { log_start, high_watermark } = *bounds;
             let cursor = &self.site.cursors[&partition].value;
-            let begun = begun(cursor, high_watermark, newest, self.furthest());
+            let begun = begun(cursor, high_watermark, newest, furthest);
             let lateness = Length::from_millis(after / 1_000);
             let idle = may_seal_idle(window, lateness, spec.idle_timeout, silent_for, begun, now);
             let seen = Observed { log_start, high_watermark, at_end: *at_end, at_next: *at_next, idle };

@@ -1,15 +1,11 @@
-use std::sync::Arc;
-
 use serde_json::json;
-use windrow_embedded::Database;
-use windrow_ports::SystemClock;
 use windrow_ports::meta::{Op, Txn};
 use windrow_protocol::marker::Expired;
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::{JobName, Offset};
-use windrow_storage::{S3Settings, Store};
 
 use super::*;
+use crate::fixture;
 use crate::view::encode;
 
 const P3: Part = Part::Partition(PartitionId(3));
@@ -31,10 +27,7 @@ fn window(of: i64) -> WindowId {
 impl World {
     /// Six hours of 1970 are complete, ten offsets of one partition each; two hours are to be kept.
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Database::open(&folder.path().join("db")).unwrap();
-        let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
-        let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
+        let (folder, parts) = fixture::parts();
         let spec = r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1", "output": {"retention": "2h"}}"#;
         let name = JobName::new("j").unwrap();
         let job = JobRecord::new(name, serde_json::from_str(spec).unwrap(), Timestamp::MIN);

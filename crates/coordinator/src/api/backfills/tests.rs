@@ -1,15 +1,10 @@
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use windrow_embedded::Database;
-use windrow_ports::SystemClock;
 use windrow_protocol::marker::Marker;
 use windrow_protocol::{Revision, Timestamp};
-use windrow_storage::{S3Settings, Store};
 
 use super::*;
-use crate::Parts;
+use crate::fixture;
 
 const WINDOW: &str = "2026-01-01T00:00:00Z";
 
@@ -32,10 +27,7 @@ fn plan() -> Value {
 
 impl World {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Database::open(&folder.path().join("db")).unwrap();
-        let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
-        let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
+        let (folder, parts) = fixture::parts();
         let (job, window): (_, WindowId) = (JobName::new("j").unwrap(), WINDOW.parse().unwrap());
         let spec = r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1"}"#;
         let record = JobRecord::new(job.clone(), serde_json::from_str(spec).unwrap(), Timestamp::MIN);

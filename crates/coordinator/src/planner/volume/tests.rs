@@ -1,15 +1,11 @@
-use std::sync::Arc;
-
-use windrow_embedded::Database;
-use windrow_ports::SystemClock;
 use windrow_ports::log::{Append, NewTopic};
 use windrow_protocol::state::JobRecord;
 use windrow_protocol::volume::Pace;
 use windrow_protocol::{JobSpec, TopicName, WorkerId};
-use windrow_storage::{S3Settings, Store};
 
 use super::*;
 use crate::Parts;
+use crate::fixture;
 use crate::planner::{Cursors, Silence};
 use windrow_protocol::duration::Length;
 
@@ -37,10 +33,7 @@ fn topic() -> TopicName {
 impl Bench {
     /// With an idle timeout of an hour.
     async fn new(window: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Database::open(&folder.path().join("db")).unwrap();
-        let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
-        let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
+        let (folder, parts) = fixture::parts();
         let new = NewTopic { name: topic(), partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
         parts.log.create_topic(&new).await.unwrap();
         let spec = format!(
