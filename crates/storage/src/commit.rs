@@ -76,8 +76,13 @@ impl Store {
             }
             Err(error) => return Err(error),
         }
-        let listed = self.list(&paths::expired_folder(job)).await?.into_iter().map(|object| object.path);
-        let older = listed.filter(|path| paths::parse_expired(path).is_some_and(|other| other < number));
+        let listed = self.list(&paths::expired_folder(job)).await?.into_iter();
+        let numbers: Vec<u64> = listed.filter_map(|object| paths::parse_expired(&object.path)).collect();
+        // Whoever was before it has removed the one of this number meanwhile: it knows more.
+        if numbers.iter().any(|other| *other > number) {
+            return Ok(false);
+        }
+        let older = numbers.into_iter().filter(|other| *other < number).map(|other| paths::expired(job, other));
         self.delete(older.collect()).await?;
         Ok(true)
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use windrow_ports::meta::Event;
 use windrow_protocol::cut::Cursor;
+use windrow_protocol::marker::Expired;
 use windrow_protocol::plan::{OffsetRange, SealedBy};
 use windrow_protocol::state::{Assignment, BatchRecord, BatchState, LeaderRecord, Outcome, Progress, Task, Wish, keys};
 use windrow_protocol::{JobName, JobSpec, PartitionId, Plan, Revision};
@@ -17,6 +18,7 @@ use crate::world::World;
 
 pub mod end;
 mod oracle;
+mod retention;
 mod revisions;
 mod store;
 mod volume;
@@ -50,6 +52,10 @@ struct Seen {
     wishes: BTreeMap<String, Wish>,
     /// All objects by path.
     objects: BTreeMap<String, Bytes>,
+    /// Published files that are gone since their retention has ended.
+    gone: BTreeMap<String, Bytes>,
+    /// The newest record of windows that are gone, and its number.
+    expired: BTreeMap<JobName, (u64, Expired)>,
     files: store::Files,
 }
 

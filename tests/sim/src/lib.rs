@@ -26,7 +26,7 @@
 //! **What it can't show**: torn disks and scratch that is full; threads (everything runs on one, so nothing is seen of data
 //! races, and a batch takes no time to compute); etcd, Kafka and S3 being wrong about their own promises (a log that
 //! loses acknowledged records, look-ups of a lagging replica, a store whose conditional put is not atomic); gateways;
-//! volume windows; backfills, and other changes of a job while it runs; batches that are given up; a janitor.
+//! backfills, and other changes of a job while it runs; batches that are given up.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -8,6 +8,7 @@ use windrow_ports::Log;
 use windrow_ports::log::NewTopic;
 use windrow_ports::meta::{Compare, MetaStore, Op, Txn};
 use windrow_protocol::cut::Cursor;
+use windrow_protocol::job::LatePolicy;
 use windrow_protocol::plan::Part;
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
 use windrow_protocol::{JobName, JobSpec, Offset, PartitionId, Timestamp, TopicId, TopicName};
@@ -99,7 +100,13 @@ fn job(random: &mut Random, reduce: bool) -> Option<JobSpec> {
             {lateness}"idleTimeout": "{idle}", "maxAttempts": {attempts},
             "map": "SELECT device, seq, speed FROM readings"{reduce}}}"#
     );
-    serde_json::from_str(&json).ok()
+    let mut spec: JobSpec = serde_json::from_str(&json).ok()?;
+    spec.output.retention = random.pick(&[None, None, Some("30s"), Some("2m")]).and_then(|text| text.parse().ok());
+    // Windows that may still be amended must be kept.
+    if spec.late == LatePolicy::Amend && spec.output.retention.is_some_and(|kept| kept < spec.late_rule().reach) {
+        spec.output.retention = None;
+    }
+    Some(spec)
 }
 
 /// Cuts by volume instead of by time.
@@ -291,6 +298,9 @@ impl Play {
             }
             if wishes > 0 {
                 return Some(format!("{job} has windows to run again"));
+            }
+            if let Some(overdue) = self.audit.overdue(job) {
+                return Some(overdue);
             }
             for partition in (0..self.drawn.partitions).map(PartitionId) {
                 let Some((end, newest)) = self.services.log.history(topic_id, partition, |history| {

@@ -212,7 +212,11 @@ fn keys_in<'a>(
 ) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
     for entry in files {
-        let bytes = seen.objects.get(&entry.path).ok_or_else(|| format!("{} is not there", entry.path))?;
+        let bytes = seen
+            .objects
+            .get(&entry.path)
+            .or_else(|| seen.gone.get(&entry.path))
+            .ok_or_else(|| format!("{} is not there", entry.path))?;
         let unreadable = |error: &dyn std::fmt::Display| format!("{}: {error}", entry.path);
         let local = scratch.join("looked-into.parquet");
         std::fs::write(&local, bytes).map_err(|error| unreadable(&error))?;

@@ -10,7 +10,7 @@ use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::state::{Task, keys};
 use windrow_protocol::{JobName, Ledger, Revision, WindowId, paths};
 
-use super::{Audit, Checked, Seen, must, volume};
+use super::{Audit, Checked, Seen, must, retention, volume};
 use crate::faulty_store::Change;
 use crate::locked;
 
@@ -36,7 +36,7 @@ fn holds(objects: &Objects, path: &str, entry: &FileEntry) -> bool {
     objects.get(path).is_some_and(|bytes| bytes.len() as u64 == entry.bytes && sha256(bytes) == entry.sha256)
 }
 
-fn is_final(path: &str) -> bool {
+pub(super) fn is_final(path: &str) -> bool {
     let folder = path.split('/').nth(1).unwrap_or_default();
     ["data", "parts", "late", "quarantine", "revisions"].contains(&folder)
 }
@@ -48,8 +48,19 @@ fn is_marker(path: &str) -> bool {
 impl Audit {
     /// The object store has changed.
     pub fn store_changed(&self, change: Change<'_>) {
-        let checked = check(&mut locked(&self.seen), change);
+        let checked = self.check(&mut locked(&self.seen), change);
         self.report(checked);
+    }
+
+    fn check(&self, seen: &mut Seen, change: Change<'_>) -> Checked {
+        if let Change::Put(path, bytes) = change
+            && let Some(number) = paths::parse_expired(path)
+        {
+            must!(!seen.objects.contains_key(path), "record {path} is overwritten");
+            seen.objects.insert(path.to_owned(), bytes.clone());
+            return self.expired(seen, path, number, bytes);
+        }
+        check(seen, change)
     }
 }
 
@@ -58,6 +69,9 @@ fn check(seen: &mut Seen, change: Change<'_>) -> Checked {
         Change::Put(path, bytes) => {
             must!(!is_marker(path) || !seen.objects.contains_key(path), "marker {path} is overwritten");
             seen.objects.insert(path.to_owned(), bytes.clone());
+            if retention::is_gone(seen, path) {
+                return Ok(());
+            }
             if is_marker(path) { marker(seen, path, bytes) } else { written(seen, path) }
         }
         Change::Copied { from, to } => {
@@ -67,8 +81,13 @@ fn check(seen: &mut Seen, change: Change<'_>) -> Checked {
             written(seen, to)
         }
         Change::Deleted(path) => {
-            must!(!is_marker(path) && !is_final(path), "{path} is deleted");
-            seen.objects.remove(path);
+            if is_marker(path) || is_final(path) {
+                retention::deleted(seen, path)?;
+            }
+            let bytes = seen.objects.remove(path);
+            if is_final(path) {
+                seen.gone.extend(bytes.map(|bytes| (path.to_owned(), bytes)));
+            }
             if let Some(entry) = seen.files.staged.get(path) {
                 let to = &entry.path;
                 must!(holds(&seen.objects, to, entry), "{path} is deleted before {to} is published");
@@ -80,7 +99,7 @@ fn check(seen: &mut Seen, change: Change<'_>) -> Checked {
 
 /// A file where readers look must be one that a marker names, whole.
 fn written(seen: &Seen, path: &str) -> Checked {
-    if !is_final(path) {
+    if !is_final(path) || retention::is_gone(seen, path) {
         return Ok(());
     }
     let Some((_, entry)) = seen.files.named.get(path) else {
