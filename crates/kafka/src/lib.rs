@@ -29,7 +29,7 @@ use windrow_ports::log::{Append, Bounds, Log, LogError, NewTopic, Record, TopicI
 use windrow_protocol::cut::Lookup;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
-use error::Errors;
+use error::{Errors, code};
 use heard::Heard;
 
 /// Chunks that a reader is ahead of its caller.
@@ -194,6 +194,14 @@ impl KafkaLog {
         self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Has a producer ask for a topic's partitions, of which it keeps what is answered.
+    async fn tell_producer(&self, producer: &FutureProducer<Heard>, topic: &TopicName) -> Result<(), LogError> {
+        let (producer, name, timeout) = (producer.clone(), topic.to_string(), self.settings.timeout);
+        let asked =
+            tokio::task::spawn_blocking(move || producer.client().fetch_metadata(Some(&name), timeout).map(drop));
+        asked.await.unwrap_or(Err(KafkaError::Canceled)).map_err(|error| self.errors.of(topic, &error))
+    }
+
     /// After a fatal error a producer refuses everything for ever; another one goes on.
     fn replace_dead_producer(&self) {
         if self.producer().client().fatal_error().is_none() {
@@ -324,8 +332,25 @@ impl Log for KafkaLog {
                 .payload(&record.payload)
                 .timestamp(record.timestamp.millis());
             message.key = record.key.as_deref();
-            match producer.send_result(message) {
+            let mut sent = producer.send_result(message);
+            if let Err((error, message)) = sent {
+                // A topic that has grown: the producer would learn of it within minutes only.
+                sent = if code(&error) == Some(RDKafkaErrorCode::UnknownPartition) {
+                    self.tell_producer(&producer, topic).await?;
+                    producer.send_result(message)
+                } else {
+                    Err((error, message))
+                };
+            }
+            match sent {
                 Ok(delivery) => deliveries.push(delivery),
+                // The partition was there a moment ago.
+                Err((error, _)) if code(&error) == Some(RDKafkaErrorCode::UnknownPartition) => {
+                    self.forget(topic);
+                    return Err(self
+                        .errors
+                        .unavailable(&format_args!("topic {topic}, partition {partition}: {error}")));
+                }
                 Err((error, _)) => {
                     self.replace_dead_producer();
                     return Err(self.errors.of(topic, &error));

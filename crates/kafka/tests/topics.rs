@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use windrow_kafka::{KafkaLog, KafkaSettings};
-use windrow_ports::log::TopicInfo;
+use windrow_ports::log::{Append, TopicInfo};
 use windrow_ports::{Log, LogError};
-use windrow_protocol::TopicName;
+use windrow_protocol::{Offset, PartitionId, Timestamp, TopicName};
 
 /// A topic that another client made a moment ago is known to all brokers soon.
 async fn described(kafka: &KafkaLog, name: &TopicName) -> TopicInfo {
@@ -51,4 +51,28 @@ async fn compaction_append_time_and_retention_are_seen() {
         );
         kafka.delete_topic(&name).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_a_topic_has_just_got_takes_records_from_who_knew_the_topic_without_it() {
+    let brokers =
+        std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");
+    let kafka = KafkaLog::connect(KafkaSettings::new(&brokers)).await.expect("Kafka answers");
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let name = TopicName::new(format!("test-{}", uuid::Uuid::new_v4())).unwrap();
+    let topic = NewTopic::new(name.as_str(), 1, TopicReplication::Fixed(1));
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    described(&kafka, &name).await;
+    let record = || vec![Append { key: None, payload: "r".into(), timestamp: Timestamp::from_millis(1) }];
+    assert_eq!(kafka.append(&name, PartitionId(0), record()).await, Ok(vec![Offset(0)]));
+    let grown = NewPartitions::new(name.as_str(), 2);
+    admin.create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while described(&kafka, &name).await.partitions < 2 {
+        assert!(Instant::now() < deadline, "the broker tells of the new partition");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(kafka.append(&name, PartitionId(1), record()).await, Ok(vec![Offset(0)]));
+    kafka.delete_topic(&name).await.unwrap();
 }

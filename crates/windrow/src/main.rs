@@ -81,6 +81,8 @@ enum Command {
     Retry(jobs::RetryArgs),
     /// Give up the failed batches of a window: it completes without their results, and the gap has a reason.
     Skip(jobs::SkipArgs),
+    /// Stop the batches of a window that wait or run, and park them, to be tried again or given up.
+    Cancel(jobs::CancelArgs),
     /// Print a window's committed output.
     Cat(cat::Args),
     /// What a revision of a window has changed: the rows that it removed, and those that it added.
@@ -184,6 +186,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Resume(args) => jobs::resume(args).await,
         Command::Retry(args) => jobs::retry(args).await,
         Command::Skip(args) => jobs::skip(args).await,
+        Command::Cancel(args) => jobs::cancel(args).await,
         Command::Cat(args) => cat::run(args).await,
         Command::Diff(args) => diff::run(args).await,
         Command::Verify(args) => verify::run(args).await,

@@ -136,7 +136,7 @@ impl WindowService for Api {
             if anew {
                 again.task.run_with(&job.spec.hash(), job.generation);
             }
-            Some((again, record.revision))
+            Some((again, record))
         });
         let batches = self.write_batches(again.collect()).await?;
         Ok(Response::new(v1::RetryWindowResponse { batches }))
@@ -156,11 +156,36 @@ impl WindowService for Api {
         let failed = batches.iter().filter(|record| record.value.state == BatchState::Failed);
         let given_up = failed.map(|record| {
             let skip = Some(request.reason.trim().to_owned());
-            (BatchRecord { skip, ..record.value.again() }, record.revision)
+            (BatchRecord { skip, ..record.value.again() }, record)
         });
         let given_up: Vec<_> = given_up.collect();
         let batches = if request.validate_only { given_up.len() as u32 } else { self.write_batches(given_up).await? };
         Ok(Response::new(v1::SkipWindowResponse { batches }))
+    }
+
+    async fn cancel_window(
+        &self,
+        request: Request<v1::CancelWindowRequest>,
+    ) -> Result<Response<v1::CancelWindowResponse>, Status> {
+        let request = request.into_inner();
+        let reason = request.reason.trim();
+        if reason.len() > MAX_REASON_BYTES {
+            return Err(invalid_field(
+                "reason",
+                "INVALID_VALUE",
+                format!("a reason has up to {MAX_REASON_BYTES} bytes"),
+            ));
+        }
+        let error = if reason.is_empty() { "cancelled".to_owned() } else { format!("cancelled: {reason}") };
+        let (_, batches) = self.window_batches(&request.name).await?;
+        let is_left = |state: &BatchState| matches!(state, BatchState::Pending | BatchState::Assigned { .. });
+        let stopped = batches.iter().filter(|record| is_left(&record.value.state)).map(|record| {
+            let last_error = Some(error.clone());
+            (BatchRecord { state: BatchState::Failed, last_error, ..record.value.clone() }, record)
+        });
+        let stopped: Vec<_> = stopped.collect();
+        let batches = if request.validate_only { stopped.len() as u32 } else { self.write_batches(stopped).await? };
+        Ok(Response::new(v1::CancelWindowResponse { batches }))
     }
 
     async fn list_partitions(
@@ -187,16 +212,19 @@ impl Api {
         Ok((job, batches))
     }
 
-    /// Writes batches that are still as they were seen; how many. Of very many the first: the others are left for when it
-    /// is asked again.
-    async fn write_batches(&self, batches: Vec<(BatchRecord, i64)>) -> Result<u32, Status> {
+    /// Writes batches that are still as they were seen, and takes them from the workers that have them; how many. Of very
+    /// many the first: the others are left for when it is asked again.
+    async fn write_batches(&self, batches: Vec<(BatchRecord, &Versioned<BatchRecord>)>) -> Result<u32, Status> {
         let mut txn = Txn::default();
-        for (batch, revision) in batches.iter().take(MAX_TXN_OPS) {
+        for (batch, before) in batches.iter().take(MAX_TXN_OPS / 2) {
             let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
-            txn.when.push(Compare::Modified(key.clone(), *revision));
+            txn.when.push(Compare::Modified(key.clone(), before.revision));
             txn.then.push(Op::put(key, encode(batch)));
+            if let BatchState::Assigned { worker } = &before.value.state {
+                txn.then.push(Op::Delete { key: keys::assignment(worker, &batch.id) });
+            }
         }
-        let count = txn.then.len() as u32;
+        let count = txn.when.len() as u32;
         if count > 0 && !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
             return Err(error(Code::Aborted, "CHANGED", "the window has changed meanwhile; try again"));
         }

@@ -75,6 +75,15 @@ pub struct SkipArgs {
     reason: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct CancelArgs {
+    #[command(flatten)]
+    window: RetryArgs,
+    /// Why; shown as the batches' error.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
 /// A job in the form of its file, with its status.
 pub fn value(job: &v1::Job) -> Value {
     let status = job.status.clone().unwrap_or_default();
@@ -237,7 +246,7 @@ pub async fn retry(args: RetryArgs) -> Result<()> {
     let client = args.server.connect().await?;
     let request = v1::RetryWindowRequest { name: args.name(), validate_only: args.dry_run };
     let batches = client.windows().retry_window(request).await.map_err(said)?.into_inner().batches;
-    args.print(batches, "try again", "tried again")
+    args.print(batches, "has failed: nothing to try again", "tried again")
 }
 
 /// `windrow skip`.
@@ -246,7 +255,16 @@ pub async fn skip(args: SkipArgs) -> Result<()> {
     let client = window.server.connect().await?;
     let request = v1::SkipWindowRequest { name: window.name(), reason, validate_only: window.dry_run };
     let batches = client.windows().skip_window(request).await.map_err(said)?.into_inner().batches;
-    window.print(batches, "give up", "given up")
+    window.print(batches, "has failed: nothing to give up", "given up")
+}
+
+/// `windrow cancel`.
+pub async fn cancel(args: CancelArgs) -> Result<()> {
+    let CancelArgs { window, reason } = args;
+    let client = window.server.connect().await?;
+    let request = v1::CancelWindowRequest { name: window.name(), reason, validate_only: window.dry_run };
+    let batches = client.windows().cancel_window(request).await.map_err(said)?.into_inner().batches;
+    window.print(batches, "waits or runs: nothing to cancel", "cancelled, and parked: try again, or give up with skip")
 }
 
 impl RetryArgs {
@@ -255,14 +273,14 @@ impl RetryArgs {
         format!("jobs/{}/windows/{}", self.job, self.window)
     }
 
-    /// Says how many failed batches something was done to: `to` do, and `done`.
-    fn print(&self, batches: u32, to: &str, done: &str) -> Result<()> {
+    /// Says how many batches something was `done` to; or that `none`.
+    fn print(&self, batches: u32, none: &str, done: &str) -> Result<()> {
         let Self { job, window, dry_run, output, .. } = self;
         let value = json!({"job": job, "window": window.to_string(), "batches": batches, "dryRun": dry_run});
         output::print(output.output, &value, &[window.to_string()], || {
             let dry = if *dry_run { " (dry run)" } else { "" };
             match batches {
-                0 => format!("no batch of window {window} has failed: nothing to {to}"),
+                0 => format!("no batch of window {window} {none}"),
                 n => format!("window {window}: {} {done}{dry}", output::count(n.into(), "batch")),
             }
         })

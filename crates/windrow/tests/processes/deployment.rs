@@ -10,13 +10,20 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, Int64Array};
 use windrow_processing::parquet;
-use windrow_protocol::JobName;
 use windrow_protocol::paths::{self, Dataset};
+use windrow_protocol::{JobName, Timestamp};
 use windrow_storage::{S3Settings, Store};
 
 pub const DEVICES: u64 = 20;
 /// Readings of one device in an hour.
 pub const PER_HOUR: u64 = 60;
+
+/// When the n-th hour begins.
+pub fn hour_start(hour: u64) -> Timestamp {
+    let first: Timestamp = "2015-09-01T00:00:00Z".parse().unwrap();
+    first.plus_micros(hour as i64 * 3_600_000_000)
+}
+
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -35,6 +42,8 @@ pub struct Services {
     pub kafka: String,
     pub etcd: String,
     pub s3: String,
+    /// Where the output goes.
+    pub store: String,
 }
 
 impl Services {
@@ -44,7 +53,14 @@ impl Services {
             kafka: variable("WINDROW_TEST_KAFKA"),
             etcd: variable("WINDROW_TEST_ETCD"),
             s3: variable("WINDROW_TEST_S3"),
+            store: Self::a_store(),
         }
+    }
+
+    /// A folder of one's own in the bucket of tests.
+    pub fn a_store() -> String {
+        let id = uuid::Uuid::new_v4().simple();
+        format!("s3://{}/e2e-{id}", variable("WINDROW_TEST_S3_BUCKET"))
     }
 }
 
@@ -66,6 +82,12 @@ impl Process {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
         self.child.wait().unwrap()
+    }
+
+    /// Sends it a signal, e.g. `STOP`.
+    pub fn signal(&self, name: &str) {
+        let (flag, pid) = (format!("-{name}"), self.child.id().to_string());
+        assert!(Command::new("kill").args([&flag, &pid]).status().unwrap().success());
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -93,7 +115,6 @@ pub const BLOCKS: &str = "source: {topic: TOPIC, values: {speed: f64}}";
 pub struct Deployment {
     services: Services,
     folder: tempfile::TempDir,
-    store_url: String,
     pub topic: String,
     pub job: String,
     count: AtomicUsize,
@@ -106,7 +127,6 @@ impl Deployment {
         Self {
             services,
             folder: tempfile::tempdir().unwrap(),
-            store_url: format!("s3://{}/e2e-{id}", variable("WINDROW_TEST_S3_BUCKET")),
             topic: format!("fleet-{id}"),
             job: format!("fleet-{}", &id[..12]),
             count: AtomicUsize::new(0),
@@ -119,7 +139,7 @@ impl Deployment {
         command.args(args);
         command.env("WINDROW_KAFKA", &self.services.kafka).env("WINDROW_ETCD", &self.services.etcd);
         command.env("WINDROW_ETCD_PREFIX", format!("/{}", self.topic));
-        command.env("WINDROW_STORE", &self.store_url).env("WINDROW_S3_ENDPOINT", &self.services.s3);
+        command.env("WINDROW_STORE", &self.services.store).env("WINDROW_S3_ENDPOINT", &self.services.s3);
         command.env("AWS_ACCESS_KEY_ID", variable("WINDROW_TEST_S3_ACCESS_KEY"));
         command.env("AWS_SECRET_ACCESS_KEY", variable("WINDROW_TEST_S3_SECRET_KEY"));
         command
@@ -156,6 +176,12 @@ impl Deployment {
             "--create-topics",
             "4",
         ])
+    }
+
+    /// Runs a command once: with what it ended, and what it printed.
+    pub fn ends(&self, args: &[&str], server: u16) -> (Option<i32>, String) {
+        let output = self.command(args).env("WINDROW_SERVER", format!("http://127.0.0.1:{server}")).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Runs a command against either coordinator until it works.
@@ -202,13 +228,12 @@ impl Deployment {
 
     /// An hour of all devices.
     pub fn lines(hour: u64, per_hour: u64) -> Vec<String> {
-        let (day, of_day) = (1 + hour / 24, hour % 24);
         (0..per_hour)
             .flat_map(|minute| (0..DEVICES).map(move |device| (minute, device)))
             .map(|(minute, device)| {
-                let seq = hour * PER_HOUR + minute;
+                let (seq, time) = (hour * PER_HOUR + minute, hour_start(hour).plus_micros(minute as i64 * 60_000_000));
                 format!(
-                    r#"{{"device": "d{device}", "time": "2015-09-{day:02}T{of_day:02}:{minute:02}:00Z", "seq": {seq}, "values": {{"speed": {minute}.5}}}}"#
+                    r#"{{"device": "d{device}", "time": "{time}", "seq": {seq}, "values": {{"speed": {minute}.5}}}}"#
                 )
             })
             .collect()
@@ -232,14 +257,18 @@ impl Deployment {
 
     /// A job with windows of one's own.
     pub fn job_file_of(&self, source: &str, window: &str) -> PathBuf {
-        let path = self.folder.path().join("job.yaml");
+        let map = "SELECT device, count(*) AS n, sum(speed) AS total FROM readings GROUP BY device\n  \
+                   reduce: SELECT sum(n) AS n, sum(total) AS total FROM parts";
+        self.job_file_with(&self.job, source, window, "3s", map)
+    }
+
+    /// A job of another name, idle time or SQL; `map` may go on with other fields.
+    pub fn job_file_with(&self, job: &str, source: &str, window: &str, idle: &str, map: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{job}.yaml"));
+        let source = source.replace("TOPIC", &self.topic);
         let text = format!(
-            "apiVersion: windrow/v1\nkind: Job\nmetadata: {{name: {}}}\nspec:\n  {}\n  \
-             {window}\n  idleTimeout: 3s\n  \
-             map: SELECT device, count(*) AS n, sum(speed) AS total FROM readings GROUP BY device\n  \
-             reduce: SELECT sum(n) AS n, sum(total) AS total FROM parts\n",
-            self.job,
-            source.replace("TOPIC", &self.topic)
+            "apiVersion: windrow/v1\nkind: Job\nmetadata: {{name: {job}}}\nspec:\n  {source}\n  {window}\n  \
+             idleTimeout: {idle}\n  map: {map}\n"
         );
         std::fs::write(&path, text).unwrap();
         path
@@ -247,13 +276,13 @@ impl Deployment {
 
     pub fn store(&self) -> Store {
         let settings = S3Settings {
-            endpoint: Some(variable("WINDROW_TEST_S3")),
+            endpoint: Some(self.services.s3.clone()),
             region: Some("us-east-1".to_owned()),
             access_key_id: Some(variable("WINDROW_TEST_S3_ACCESS_KEY")),
             secret_access_key: Some(variable("WINDROW_TEST_S3_SECRET_KEY")),
             allow_http: true,
         };
-        Store::open(&self.store_url, &settings).unwrap()
+        Store::open(&self.services.store, &settings).unwrap()
     }
 
     /// Readings counted in each of the result's files, as a plain reader sees them now.
@@ -267,10 +296,14 @@ impl Deployment {
         files
     }
 
+    /// What `verify` reports of a job.
+    pub async fn verify(&self, job: &str, servers: [u16; 2]) -> serde_json::Value {
+        serde_json::from_slice(&self.run(&["verify", job, "-o", "json"], servers).await.stdout).unwrap()
+    }
+
     /// Runs `verify`, which must be clean; readings in the result, and those in the late and quarantine sets.
     pub async fn verified(&self, servers: [u16; 2]) -> (u64, u64) {
-        let verified = self.run(&["verify", &self.job, "-o", "json"], servers).await;
-        let report: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+        let report = self.verify(&self.job, servers).await;
         assert_eq!(report["clean"], true, "{report}");
         let count = |field: &str| report["ledger"][field].as_u64().unwrap();
         (count("kept"), count("late") + count("quarantined"))

@@ -34,6 +34,7 @@ impl Ways {
             kafka: self.kafka.listen.to_string(),
             etcd: format!("http://{}", self.etcd.listen),
             s3: format!("http://{}", self.s3.listen),
+            store: Services::a_store(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -67,8 +68,11 @@ impl Service for Etcd {
         http::expect_ok(ports[0], "/health")
     }
 
-    fn variables(&self, ports: &[u16]) -> Vec<(&'static str, String)> {
-        vec![("WINDROW_TEST_ETCD", format!("http://127.0.0.1:{}", ports[0]))]
+    fn variables(&self, home: &Path, ports: &[u16]) -> Vec<(&'static str, String)> {
+        vec![
+            ("WINDROW_TEST_ETCD", format!("http://127.0.0.1:{}", ports[0])),
+            ("WINDROW_TEST_ETCD_HOME", home.display().to_string()),
+        ]
     }
 }
 

@@ -80,10 +80,11 @@ impl Service for Kafka {
         metadata::expect_broker(ports[0])
     }
 
-    fn variables(&self, ports: &[u16]) -> Vec<(&'static str, String)> {
+    fn variables(&self, home: &Path, ports: &[u16]) -> Vec<(&'static str, String)> {
         let at = |port: usize| format!("127.0.0.1:{}", ports[port]);
         vec![
             ("WINDROW_TEST_KAFKA", at(0)),
+            ("WINDROW_TEST_KAFKA_HOME", home.display().to_string()),
             ("WINDROW_TEST_KAFKA_PROXIED", at(2)),
             // Where a test's proxy must listen.
             ("WINDROW_TEST_KAFKA_PROXY", at(3)),

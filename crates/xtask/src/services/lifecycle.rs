@@ -171,7 +171,10 @@ pub fn status(cache: &Cache) -> Result<Vec<String>> {
 /// The variables of everything that runs.
 pub fn variables(cache: &Cache) -> Result<Vec<(&'static str, String)>> {
     let state = State::read(cache)?;
-    let of = |service: &&dyn Service| state.services.get(service.name()).map(|run| service.variables(&run.ports));
+    let of = |service: &&dyn Service| {
+        let home = cache.install_dir(service.name(), service.version());
+        state.services.get(service.name()).map(|run| service.variables(&home, &run.ports))
+    };
     Ok(ALL.iter().filter_map(of).flatten().collect())
 }
 

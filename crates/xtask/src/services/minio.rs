@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -64,9 +65,10 @@ impl Service for Minio {
         http::expect_ok(ports[0], "/minio/health/live")
     }
 
-    fn variables(&self, ports: &[u16]) -> Vec<(&'static str, String)> {
+    fn variables(&self, home: &Path, ports: &[u16]) -> Vec<(&'static str, String)> {
         vec![
             ("WINDROW_TEST_S3", format!("http://127.0.0.1:{}", ports[0])),
+            ("WINDROW_TEST_S3_HOME", home.display().to_string()),
             ("WINDROW_TEST_S3_ACCESS_KEY", ACCESS_KEY.to_owned()),
             ("WINDROW_TEST_S3_SECRET_KEY", SECRET_KEY.to_owned()),
             ("WINDROW_TEST_S3_BUCKET", BUCKET.to_owned()),

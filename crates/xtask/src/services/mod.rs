@@ -46,8 +46,9 @@ pub trait Service: Sync {
     fn command(&self, site: &Site<'_>) -> Result<Command>;
     /// Whether it answers requests on these ports.
     fn probe(&self, ports: &[u16]) -> Result<()>;
-    /// The environment variables through which tests find it.
-    fn variables(&self, ports: &[u16]) -> Vec<(&'static str, String)>;
+    /// The environment variables through which tests find it, and where it is installed: some tests start clusters of
+    /// their own.
+    fn variables(&self, home: &Path, ports: &[u16]) -> Vec<(&'static str, String)>;
 }
 
 /// A folder to work in, and where the output of the commands goes.

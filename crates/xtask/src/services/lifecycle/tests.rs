@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ impl Service for Script {
     fn probe(&self, _: &[u16]) -> Result<()> {
         Ok(())
     }
-    fn variables(&self, ports: &[u16]) -> Vec<(&'static str, String)> {
+    fn variables(&self, _home: &Path, ports: &[u16]) -> Vec<(&'static str, String)> {
         vec![("SCRIPT", ports[0].to_string())]
     }
 }
