@@ -156,6 +156,30 @@ fn a_batch_is_handed_out_when_it_is_likely_to_be_full_or_over() {
     );
 }
 
+/// What is done with a window of ten milliseconds of which 30 records were read, up to offset 1030, and which waits for 1100.
+fn offered_again(observed: Observed) -> Offer {
+    let times = Some(Times { first: at(0), earliest: at(0), latest: at(0) });
+    let seen = Seen { through: Offset(START + 30), records: 30, amount: 30, times };
+    let waiting = Waiting { seen, until: Some(Offset(1_100)) };
+    offer(&until(Amount::Readings(100), Some(10)), Offset(START), &waiting, observed)
+}
+
+#[test]
+fn where_an_older_record_hides_what_the_index_knows_a_window_is_looked_at_as_it_doubles() {
+    let at = |offset| Some(Lookup::At(Offset(offset)));
+    assert_eq!(offered_again(seen(1_050, at(1_029), false, 0)), Offer::Wait);
+    assert_eq!(offered_again(seen(1_050, None, false, 0)), Offer::Wait);
+    assert_eq!(offered_again(seen(1_060, at(1_029), false, 0)), Offer::HandOut);
+    assert_eq!(offered_again(seen(1_050, at(1_030), false, 0)), Offer::HandOut, "the next record is past its time");
+}
+
+#[test]
+fn silence_ends_a_window_with_what_was_seen_of_it_but_not_within_that() {
+    let beyond = Some(Lookup::Beyond);
+    assert_eq!(offered_again(seen(1_030, beyond, true, 10)), Offer::Seal(Offset(1_030)));
+    assert_eq!(offered_again(seen(1_029, beyond, true, 10)), Offer::Wait, "the log has lost its end");
+}
+
 #[test]
 fn silence_seals_a_window_that_has_a_time_once_the_clock_has_passed_it() {
     let beyond = Some(Lookup::Beyond);
