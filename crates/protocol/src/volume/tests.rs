@@ -27,7 +27,10 @@ fn read(until: Until, start: i64, records: &[Record]) -> Result<Seen, Seen> {
             break;
         }
     }
-    fill.close(Offset(start + records.len() as i64))
+    let has_ended = fill.has_ended();
+    let closed = fill.close(Offset(start + records.len() as i64));
+    assert_eq!(has_ended, closed.is_ok(), "who reads stops as soon as it has ended");
+    closed
 }
 
 /// How many records the window has, the slow and obvious way: the shortest prefix that is a window. `None`: none is.
@@ -114,6 +117,15 @@ proptest! {
         prop_assert!(offered == Offer::Wait || matches!(offered, Offer::Seal(_)), "{offered:?}");
         prop_assert!(full_at.is_none_or(|at| at > seen.through));
     }
+}
+
+#[test]
+fn a_window_that_has_not_ended_was_looked_through_up_to_the_end_also_where_offsets_have_no_record() {
+    let mut fill = Fill::new(until(Amount::Readings(100), None), Offset(START));
+    assert!(fill.admits(Offset(START), at(0)));
+    fill.add(7, 70);
+    let seen = fill.close(Offset(START + 3)).expect_err("it has not ended");
+    assert_eq!((seen.through, seen.records, seen.amount), (Offset(START + 3), 1, 7));
 }
 
 #[test]

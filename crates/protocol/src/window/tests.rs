@@ -76,6 +76,7 @@ fn a_window_of_volume_has_every_reading_of_its_records_whatever_their_time() {
     let first = at("2026-03-10T05:00:00Z");
     let read = window.with_times(Some(Times { first, earliest: first, latest: first }));
     assert!(read.contains(first.plus_micros(-1)) && read.contains(read.end));
+    assert_eq!((read.start, read.end), (first, first.plus_micros(1_000)));
     assert_eq!(window.with_times(None), window);
 }
 
