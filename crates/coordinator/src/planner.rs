@@ -37,6 +37,13 @@ pub struct Write {
     pub then: Vec<Op>,
 }
 
+impl Write {
+    /// Of the values that it puts.
+    pub fn bytes(&self) -> usize {
+        self.then.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum()
+    }
+}
+
 /// Where partitions begin and end.
 type Ends = BTreeMap<PartitionId, Bounds>;
 

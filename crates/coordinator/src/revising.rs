@@ -135,7 +135,7 @@ impl Revising<'_> {
 
     /// The write that brings a wish on as far as it can go now.
     async fn go_on(&self, id: &WishId, seen: &Versioned<Wish>, step: &mut Step) -> Result<Option<Write>, TickError> {
-        let (mut wish, mut write, mut bytes) = (seen.value.clone(), Write::default(), 0);
+        let (mut wish, mut write) = (seen.value.clone(), Write::default());
         for _ in 0..MOST_PASSED {
             let Some(window) = self.next(id, &mut wish, step).await? else { break };
             let begun = self.begun(id, window);
@@ -165,10 +165,10 @@ impl Revising<'_> {
                 batches.into_iter().filter(|batch| !begun.is_some_and(|begun| begun.parts.contains(&batch.id.part)));
             let (mut left, mut put) = (missing.peekable(), 0);
             while write.then.len() < MOST_OPS
-                && bytes < ENOUGH_TXN_BYTES
+                && write.bytes() < ENOUGH_TXN_BYTES
                 && let Some(batch) = left.next()
             {
-                bytes += add(&mut write, &batch);
+                add(&mut write, &batch);
                 put += 1;
             }
             if planned && put > 0 && begun.is_none() {
@@ -283,14 +283,11 @@ impl Revising<'_> {
     }
 }
 
-/// Adds a new batch to a write; its bytes.
-fn add(write: &mut Write, batch: &BatchRecord) -> usize {
+/// Adds a new batch to a write.
+fn add(write: &mut Write, batch: &BatchRecord) {
     let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
-    let value = encode(batch);
-    let bytes = value.len();
     write.when.push(Compare::Absent(key.clone()));
-    write.then.push(Op::put(key, value));
-    bytes
+    write.then.push(Op::put(key, encode(batch)));
 }
 
 /// Why a backfill can't run a window again, if it can't: a result that moves to another dataset would leave its old files
@@ -332,3 +329,6 @@ pub async fn known(store: &Store, job: &JobName, window: WindowId, wish: &Wish) 
     let markers = futures::stream::iter(wanted).map(read).buffered(READS).try_collect().await?;
     Ok(Known { complete: Some(complete), markers })
 }
+
+#[cfg(test)]
+mod tests;
