@@ -193,6 +193,17 @@ async fn of_many_workers_on_one_batch_one_wins_and_all_publish_its_files() {
 }
 
 #[tokio::test]
+async fn a_marker_that_stands_is_never_replaced() {
+    let store = Store::new("memory", Arc::new(InMemory::new()));
+    let (first, second) = (marker("a", vec![]), marker("b", vec![]));
+    assert_eq!(store.commit("m", &first).await.unwrap(), (Verdict::Won, first.clone()));
+    // Nobody looks before it puts: the put itself is the fence.
+    assert_eq!(store.commit("m", &second).await.unwrap(), (Verdict::Lost(first.attempt.clone()), first.clone()));
+    assert_eq!(store.commit("m", &first).await.unwrap(), (Verdict::Won, first.clone()), "its own put, sent again");
+    assert_eq!(store.read_marker("m").await.unwrap(), Some(first));
+}
+
+#[tokio::test]
 async fn a_file_that_vanished_is_reported_as_broken() {
     let store = Store::new("memory", Arc::new(InMemory::new()));
     let file = FileEntry { staged: "s".into(), path: "p".into(), bytes: 3, rows: 1, sha256: String::new() };
