@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
-use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, MAX_TXN_OPS, Op};
+use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op};
 use windrow_protocol::plan::{FinishPlan, Part};
 use windrow_protocol::revise::WishId;
 use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Progress, Task, Wish, WorkerRecord, keys};
@@ -52,7 +52,7 @@ impl Settling<'_> {
     /// fit what is left is within the room that `MOST` keeps.
     fn is_full(&self) -> bool {
         let used = self.write.when.len().max(self.write.then.len());
-        used + self.progress.len() + 4 > MOST || self.write.bytes() >= ENOUGH_TXN_BYTES
+        used + self.progress.len() + 4 > MOST || self.write.is_large()
     }
 
     fn report(&mut self, key: &str, assignment: &Versioned<Assignment>, outcome: &Outcome, now: Timestamp) {
@@ -175,7 +175,7 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     let waiting = waiting(true, free.values().sum());
     let again = scheduler::solve(scheduler::Problem { free, waiting });
     for (batch, worker) in first.into_iter().chain(again) {
-        if write.when.len() + 3 > MOST || write.bytes() >= ENOUGH_TXN_BYTES {
+        if write.when.len() + 3 > MOST || write.is_large() {
             break;
         }
         let Some(holder) = view.workers.get(&worker) else { continue };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use windrow_ports::log::TopicInfo;
-use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, Op};
+use windrow_ports::meta::{Compare, Op};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::revise::SpecRef;
 use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
@@ -70,7 +70,7 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
     let pinned = pinned(view, job);
     for mut plan in plans {
         // A plan names every partition, and etcd takes 1.5 MiB a request.
-        if write.bytes() >= ENOUGH_TXN_BYTES {
+        if write.is_large() {
             through = plan.window.start;
             break;
         }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt};
 use windrow_ports::log::TopicInfo;
-use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, MAX_TXN_OPS, Op};
+use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op};
 use windrow_protocol::marker::{Complete, Expired, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::revise::{self, Ground, Known, SpecRef, Wish, WishId};
@@ -137,6 +137,10 @@ impl Revising<'_> {
     async fn go_on(&self, id: &WishId, seen: &Versioned<Wish>, step: &mut Step) -> Result<Option<Write>, TickError> {
         let (mut wish, mut write) = (seen.value.clone(), Write::default());
         for _ in 0..MOST_PASSED {
+            // What does not fit is left to the next step, or to another wish.
+            if is_full(&write) {
+                break;
+            }
             let Some(window) = self.next(id, &mut wish, step).await? else { break };
             let begun = self.begun(id, window);
             if window.end > self.wishes.through || (step.taken.contains(&window.id()) && begun.is_none()) {
@@ -163,15 +167,13 @@ impl Revising<'_> {
             let planned = !batches.is_empty();
             let missing =
                 batches.into_iter().filter(|batch| !begun.is_some_and(|begun| begun.parts.contains(&batch.id.part)));
-            let (mut left, mut put) = (missing.peekable(), 0);
-            while write.then.len() < MOST_OPS
-                && write.bytes() < ENOUGH_TXN_BYTES
+            let mut left = missing.peekable();
+            while !is_full(&write)
                 && let Some(batch) = left.next()
             {
                 add(&mut write, &batch);
-                put += 1;
             }
-            if planned && put > 0 && begun.is_none() {
+            if planned && begun.is_none() {
                 step.room -= 1;
                 step.taken.insert(window.id());
             }
@@ -281,6 +283,11 @@ impl Revising<'_> {
         let bounds = self.parts.log.bounds(&self.job.spec.source.topic, &partitions).await?;
         partitions.into_iter().zip(bounds).map(|(partition, bounds)| Ok((partition, bounds?.log_start))).collect()
     }
+}
+
+/// Whether no batch more fits a write.
+fn is_full(write: &Write) -> bool {
+    write.then.len() >= MOST_OPS || write.is_large()
 }
 
 /// Adds a new batch to a write.

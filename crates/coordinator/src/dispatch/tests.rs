@@ -250,16 +250,16 @@ fn what_a_window_has_met_late_is_wished_for_in_the_write_that_ends_it() {
 
 #[test]
 fn a_window_wishes_for_what_its_own_batches_have_met() {
-    let mut store = planned(2, 1);
-    worker(&mut store, "a", 1);
-    store.dispatch();
-    store.report(&met_late(7));
-    worker(&mut store, "b", 2);
-    for _ in 0..3 {
-        store.dispatch();
-        // The other hour's batch, then the last steps, of which both end in one write.
-        store.report(&committed());
+    let (mut store, part) = (planned(2, 1), Part::Partition(PartitionId(0)));
+    for (hour, outcome) in [(0, met_late(7)), (1, committed())] {
+        let Outcome::Committed(summary) = outcome else { panic!("committed") };
+        let batch = BatchRecord { state: BatchState::Committed(summary), ..record(hour, part, 1) };
+        store.set(keys::batch(&job(), window(hour).id(), part), &batch);
     }
+    worker(&mut store, "a", 2);
+    store.dispatch();
+    assert_eq!(store.report(&committed()), 2, "both last steps, which end in one write");
+    store.dispatch();
     assert!(store.view.batches[&job()].is_empty());
     let wishes: Vec<&WishId> = store.view.wishes[&job()].keys().collect();
     assert_eq!(wishes, [&WishId::Late(window(0).id())]);

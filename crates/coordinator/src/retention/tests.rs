@@ -1,3 +1,5 @@
+use std::os::unix::ffi::OsStrExt;
+
 use serde_json::json;
 use windrow_ports::meta::{Op, Txn};
 use windrow_protocol::marker::Expired;
@@ -174,6 +176,26 @@ async fn what_a_stopped_removal_has_left_goes_with_the_next_one() {
     assert_eq!((world.left("j/data").await, world.left("j/_commits").await), (vec![4, 5], vec![4, 5]));
     let (number, expired) = world.record().await.unwrap();
     assert_eq!((number, expired.windows, expired.ends[&PartitionId(3)]), (2, 4, Offset(40)));
+}
+
+#[tokio::test]
+async fn a_removal_that_is_stopped_keeps_nobody_reading_and_is_found_again() {
+    let world = World::new().await;
+    let data = world.folder.path().join("store/j/data").join(format!("window={}", window(0)));
+    // Not to be listed: what comes after it is not reached.
+    let obstacle = data.join(std::ffi::OsStr::from_bytes(b"\xff"));
+    std::fs::write(&obstacle, "").unwrap();
+    assert!(expire(&world.parts, &world.job).await.is_err());
+    let left = world.parts.store.list(&paths::window_commits(&world.job.name, window(0))).await.unwrap();
+    let left: Vec<&str> = left.iter().map(|object| object.path.as_str()).collect();
+    assert_eq!(
+        left,
+        [paths::marker(&world.job.name, window(0), P3, Revision(0))],
+        "without its end nobody begins to read"
+    );
+    std::fs::remove_file(obstacle).unwrap();
+    world.expire().await;
+    assert_eq!((world.left("j/data").await, world.left("j/_commits").await), (vec![4, 5], vec![4, 5]));
 }
 
 #[tokio::test]

@@ -166,6 +166,24 @@ async fn late_readings_become_a_revision_of_their_window_and_with_it_their_wish_
 }
 
 #[tokio::test]
+async fn late_readings_are_wished_for_until_all_their_windows_are_planned() {
+    let mut world = World::new(1, [3]).await;
+    let spans = vec![Span { from: hour(3), until: hour(4) }, Span { from: hour(5), until: hour(6) }];
+    let met = Amends { offsets: OffsetRange::new(Offset(70), Offset(75)), spans };
+    let wish = Wish::of_late([(PartitionId(0), &met)], hour(9)).unwrap();
+    let id = WishId::Late(window(8).id());
+    world.meta.set(keys::wish(&world.job.name, &id), &wish);
+    world.fly(5, P0);
+    world.step().await;
+    let left = &world.meta.view.wishes[&world.job.name][&id].value;
+    assert_eq!((left.next, left.planned), (hour(4), 1));
+    world.end(5);
+    world.step().await;
+    assert_eq!(world.hours_again(), [3, 5]);
+    assert!(world.meta.view.wishes[&world.job.name].is_empty());
+}
+
+#[tokio::test]
 async fn a_backfill_runs_what_is_complete_goes_over_the_gaps_and_stays_to_be_seen() {
     let mut world = World::new(1, [3, 5, 9]).await;
     world.wants(2, 9);
@@ -226,6 +244,28 @@ async fn some_windows_are_run_again_at_a_time() {
     world.end(3);
     world.step().await;
     assert_eq!((world.hours_again().len(), world.wish().next), (16, hour(17)));
+}
+
+#[tokio::test]
+async fn windows_without_a_batch_take_no_room() {
+    let mut world = World::new(1, [20]).await;
+    let partitions = std::mem::replace(&mut world.topic.partitions, 0);
+    for of in 0..20 {
+        world.complete(of, 0).await;
+    }
+    world.topic.partitions = partitions;
+    world.wants(0, 21);
+    world.step().await;
+    assert_eq!((world.hours_again(), world.wish().planned), (vec![20], 1));
+}
+
+#[tokio::test]
+async fn a_window_that_does_not_fit_one_wishs_write_is_left_to_others() {
+    let mut world = World::new(119, [3, 4]).await;
+    world.wants(3, 5);
+    world.wants_by("c", 4, 5, &spec().hash());
+    assert_eq!(world.step().await, 2);
+    assert_eq!((world.hours_again(), world.wish().next), (vec![3, 4], hour(4)));
 }
 
 #[tokio::test]

@@ -159,19 +159,22 @@ async fn windows_without_offsets_are_passed_over_up_to_the_next_record() {
 
 #[tokio::test]
 async fn a_silent_partition_is_sealed_up_to_the_newest_record_of_the_others() {
-    let mut bench = Bench::hourly(2).await;
+    // The third has no record.
+    let mut bench = Bench::hourly(3).await;
     // Its last record is not its newest.
     bench.append(P0, &[minute(630), minute(540)]).await;
     bench.append(P1, &[minute(300)]).await;
     bench.silent_for(P1, IDLE_S - 1);
     assert_eq!((bench.cut(P1).await, bench.through(P1)), (vec![], hour(3)));
     bench.silent_for(P1, IDLE_S);
+    bench.silent_for(PartitionId(2), IDLE_S);
     assert_eq!(bench.cut(P1).await, [(3, 0, 1, 0), (4, 0, 1, 1), (5, 0, 1, 1)]);
     assert_eq!((bench.through(P0), bench.through(P1)), (hour(8), hour(11)));
     let reads = bench.log.reads.load(Ordering::SeqCst);
     bench.step().await;
     assert_eq!(bench.log.reads.load(Ordering::SeqCst), reads, "nothing has come: nothing is read");
     bench.append(P0, &[minute(690)]).await;
+    bench.silent_for(P1, IDLE_S + 1);
     bench.cut(P1).await;
     assert_eq!(bench.through(P1), hour(12), "the newest is looked for again when something has come");
 }
@@ -213,6 +216,15 @@ async fn silence_ends_a_window_only_once_the_clock_has_passed_its_lateness_and_g
         // Midnight may come while it is cut.
         assert!((before..=calendar.window_of(clock(&bench)).start).contains(&bench.through(P0)), "{first}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_newer_than_a_record_at_the_end_of_the_calendar() {
+    let mut bench = Bench::hourly(1).await;
+    bench.append(P0, &[Timestamp::MAX]).await;
+    bench.silent_for(P0, IDLE_S);
+    let cut = tokio::time::timeout(std::time::Duration::from_secs(30), bench.cut(P0)).await;
+    assert_eq!(cut.expect("it comes to an end"), []);
 }
 
 #[tokio::test]
