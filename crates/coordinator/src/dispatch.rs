@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
-use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, MAX_TXN_OPS, Op};
+use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op};
 use windrow_protocol::plan::{FinishPlan, Part};
 use windrow_protocol::revise::WishId;
 use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Progress, Task, Wish, WorkerRecord, keys};
@@ -24,7 +24,7 @@ const MOST: usize = MAX_TXN_OPS - 8;
 
 /// The write that takes in reports and takes back what is lost; empty when there is nothing to do.
 pub fn settle(view: &View, now: Timestamp) -> Write {
-    let mut settling = Settling { view, write: Write::default(), bytes: 0, progress: BTreeMap::new() };
+    let mut settling = Settling { view, write: Write::default(), progress: BTreeMap::new() };
     for (key, assignment) in &view.assignments {
         if settling.is_full() {
             break;
@@ -43,8 +43,6 @@ pub fn settle(view: &View, now: Timestamp) -> Write {
 struct Settling<'a> {
     view: &'a View,
     write: Write,
-    /// Of the values that it puts.
-    bytes: usize,
     /// Windows that are complete by this write.
     progress: BTreeMap<JobName, u64>,
 }
@@ -54,7 +52,7 @@ impl Settling<'_> {
     /// fit what is left is within the room that `MOST` keeps.
     fn is_full(&self) -> bool {
         let used = self.write.when.len().max(self.write.then.len());
-        used + self.progress.len() + 4 > MOST || self.bytes >= ENOUGH_TXN_BYTES
+        used + self.progress.len() + 4 > MOST || self.write.is_large()
     }
 
     fn report(&mut self, key: &str, assignment: &Versioned<Assignment>, outcome: &Outcome, now: Timestamp) {
@@ -115,9 +113,7 @@ impl Settling<'_> {
             _ => None,
         });
         if let Some(wish) = Wish::of_late(met, now) {
-            let value = encode(&wish);
-            self.bytes += value.len();
-            self.write.then.push(Op::put(keys::wish(job, &WishId::Late(window)), value));
+            self.write.then.push(Op::put(keys::wish(job, &WishId::Late(window)), encode(&wish)));
         }
     }
 
@@ -142,9 +138,7 @@ impl Settling<'_> {
     }
 
     fn put(&mut self, key: String, batch: &BatchRecord) {
-        let value = encode(batch);
-        self.bytes += value.len();
-        self.write.then.push(Op::put(key, value));
+        self.write.then.push(Op::put(key, encode(batch)));
     }
 
     fn finish(mut self) -> Write {
@@ -165,31 +159,27 @@ impl Settling<'_> {
 pub fn assign(view: &View, now: Timestamp) -> Write {
     let mut free = free_slots(view);
     let room: u32 = free.values().sum();
-    let (mut write, mut bytes) = (Write::default(), 0);
-    if room == 0 {
-        return write;
-    }
-    let waiting = |again: bool| {
+    let mut write = Write::default();
+    let waiting = |again: bool, room: u32| {
         let of = |(job, _): (&JobName, _)| {
             let ready = runnable(view, job, again, now).take(room as usize);
             ready.map(|batch| Waiting { batch, home: home(view, &batch.value.task) }).collect()
         };
         view.running().map(of).collect::<Vec<Vec<_>>>()
     };
-    let first = scheduler::solve(scheduler::Problem { free: free.clone(), waiting: waiting(false) });
+    let first = scheduler::solve(scheduler::Problem { free: free.clone(), waiting: waiting(false, room) });
     // What is run again takes the room that first results leave.
     for (_, worker) in &first {
         free.entry(worker.clone()).and_modify(|slots| *slots -= 1);
     }
-    let has_left = free.values().any(|slots| *slots > 0);
-    let again = if has_left { waiting(true) } else { Vec::new() };
-    let again = scheduler::solve(scheduler::Problem { free, waiting: again });
+    let waiting = waiting(true, free.values().sum());
+    let again = scheduler::solve(scheduler::Problem { free, waiting });
     for (batch, worker) in first.into_iter().chain(again) {
-        if write.when.len() + 3 > MOST || bytes >= ENOUGH_TXN_BYTES {
+        if write.when.len() + 3 > MOST || write.is_large() {
             break;
         }
         let Some(holder) = view.workers.get(&worker) else { continue };
-        bytes += hand(view, batch, &holder.value, holder.revision, &mut write);
+        hand(view, batch, &holder.value, holder.revision, &mut write);
     }
     write
 }
@@ -237,12 +227,12 @@ fn runnable<'v>(
     })
 }
 
-/// Adds an assignment to a write; the bytes that it adds.
-fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revision: i64, write: &mut Write) -> usize {
+/// Adds an assignment to a write.
+fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revision: i64, write: &mut Write) {
     let record = &batch.value;
     let Some(spec) = view.specs.get(&(record.id.job.clone(), record.task.spec_hash().to_owned())) else {
         tracing::error!(batch = %record.id, "the spec that the batch was planned with is not stored");
-        return 0;
+        return;
     };
     let assignment = Assignment {
         id: record.id.clone(),
@@ -256,18 +246,15 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
     let assignment_key = keys::assignment(&worker.id, &record.id);
     // The worker still has one of this name, of a job that was deleted and made anew: it goes with that one's end.
     if view.is_assigned(&assignment_key) {
-        return 0;
+        return;
     }
     write.when.extend([
         Compare::Modified(key.clone(), batch.revision),
         Compare::Modified(keys::worker(&worker.id), revision),
         Compare::Absent(assignment_key.clone()),
     ]);
-    let (assigned, assignment) = (encode(&assigned), encode(&assignment));
-    let bytes = assigned.len() + assignment.len();
-    write.then.push(Op::put(key, assigned));
-    write.then.push(Op::Put { key: assignment_key, value: assignment.into(), lease: worker.lease });
-    bytes
+    write.then.push(Op::put(key, encode(&assigned)));
+    write.then.push(Op::Put { key: assignment_key, value: encode(&assignment).into(), lease: worker.lease });
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use windrow_ports::log::TopicInfo;
-use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, Op};
+use windrow_ports::meta::{Compare, Op};
 use windrow_protocol::plan::{BatchId, FinishPlan, Part};
 use windrow_protocol::revise::SpecRef;
 use windrow_protocol::state::{BatchRecord, JobRecord, Progress, Task, keys};
@@ -63,15 +63,14 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
         partitions: cursors.keys().copied().collect(),
         batches: by_window(batches.keys()),
     };
-    let (plans, through) = plan(&sealed);
+    let (plans, mut through) = plan(&sealed);
     if plans.is_empty() {
         return write;
     }
     let pinned = pinned(view, job);
-    let (mut through, mut bytes) = (through, 0);
     for mut plan in plans {
         // A plan names every partition, and etcd takes 1.5 MiB a request.
-        if bytes > ENOUGH_TXN_BYTES {
+        if write.is_large() {
             through = plan.window.start;
             break;
         }
@@ -84,9 +83,7 @@ pub fn step(view: &View, job: &JobRecord, calendar: &Calendar, topic: &TopicInfo
         let task = Task::Finish(plan);
         let record = BatchRecord::new(id, task);
         write.when.push(Compare::Absent(key.clone()));
-        let value = encode(&record);
-        bytes += value.len();
-        write.then.push(Op::put(key, value));
+        write.then.push(Op::put(key, encode(&record)));
     }
     let next = Progress { finish_planned_through: through, ..progress.value.clone() };
     write.when.push(Compare::Modified(progress_key.clone(), progress.revision));

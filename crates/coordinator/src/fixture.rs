@@ -1,10 +1,16 @@
 //! What a coordinator works with, for tests: the embedded parts, in a folder of their own.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
+use futures::stream::BoxStream;
 use tempfile::TempDir;
 use windrow_embedded::Database;
-use windrow_ports::SystemClock;
+use windrow_ports::log::{Append, Bounds, NewTopic, Record, TopicInfo};
+use windrow_ports::{Log, LogError, SystemClock};
+use windrow_protocol::cut::Lookup;
+use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 use windrow_storage::{S3Settings, Store};
 
 use crate::Parts;
@@ -16,4 +22,84 @@ pub fn parts() -> (TempDir, Parts) {
     let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
     let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
     (folder, parts)
+}
+
+/// A call to the log that a partition does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Bounds,
+    LookUp,
+    /// It answers that it has no such record (yet).
+    Read,
+}
+
+/// A log of which some partitions don't answer some calls.
+#[derive(Debug)]
+pub struct Deaf {
+    inner: Arc<dyn Log>,
+    pub to: Mutex<Vec<(Call, PartitionId)>>,
+    /// Ranges that were read.
+    pub reads: AtomicUsize,
+}
+
+impl Deaf {
+    pub fn new(inner: Arc<dyn Log>) -> Arc<Self> {
+        Arc::new(Self { inner, to: Mutex::default(), reads: AtomicUsize::default() })
+    }
+
+    fn answer<T>(&self, call: Call, partition: PartitionId, answer: Result<T, LogError>) -> Result<T, LogError> {
+        let is_deaf = self.to.lock().unwrap().contains(&(call, partition));
+        if is_deaf { Err(LogError::Unavailable("deaf".to_owned())) } else { answer }
+    }
+}
+
+#[async_trait]
+impl Log for Deaf {
+    async fn create_topic(&self, topic: &NewTopic) -> Result<(), LogError> {
+        self.inner.create_topic(topic).await
+    }
+    async fn delete_topic(&self, topic: &TopicName) -> Result<(), LogError> {
+        self.inner.delete_topic(topic).await
+    }
+    async fn topic(&self, topic: &TopicName) -> Result<TopicInfo, LogError> {
+        self.inner.topic(topic).await
+    }
+    async fn append(&self, topic: &TopicName, of: PartitionId, records: Vec<Append>) -> Result<Vec<Offset>, LogError> {
+        self.inner.append(topic, of, records).await
+    }
+    async fn look_up(
+        &self,
+        topic: &TopicName,
+        times: &[(PartitionId, Timestamp)],
+    ) -> Result<Vec<Result<Lookup, LogError>>, LogError> {
+        let found = self.inner.look_up(topic, times).await?;
+        Ok(times.iter().zip(found).map(|((of, _), answer)| self.answer(Call::LookUp, *of, answer)).collect())
+    }
+    async fn bounds(
+        &self,
+        topic: &TopicName,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<Result<Bounds, LogError>>, LogError> {
+        let found = self.inner.bounds(topic, partitions).await?;
+        Ok(partitions.iter().zip(found).map(|(of, answer)| self.answer(Call::Bounds, *of, answer)).collect())
+    }
+    fn read(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        wanted: OffsetRange,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        if self.answer(Call::Read, partition, Ok(())).is_ok() {
+            return self.inner.read(topic, partition, wanted);
+        }
+        let nothing = LogError::OutOfRange { wanted, held: OffsetRange::default() };
+        Box::pin(futures::stream::iter([Err(nothing)]))
+    }
+    async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError> {
+        self.inner.truncate(topic, partition, before).await
+    }
+    async fn ping(&self) -> Result<(), LogError> {
+        self.inner.ping().await
+    }
 }

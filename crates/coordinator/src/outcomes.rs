@@ -140,6 +140,9 @@ mod tests {
         let (worker, now) = (WorkerId::new("w").unwrap(), Timestamp::from_millis(0));
         let first = lost(&batch(0), &worker, 5, now);
         assert_eq!((&first.state, first.losses, first.failures, first.not_before), (&BatchState::Pending, 1, 0, None));
+        let second = lost(&first, &worker, 5, now);
+        let pauses = [&second, &lost(&second, &worker, 5, now)].map(|batch| batch.not_before);
+        assert_eq!(pauses, [1_000, 2_000].map(|ms| Some(Timestamp::from_millis(ms))), "it may be the batch's fault");
         let mut again = first;
         let losses = (1..100).find(|_| {
             again = lost(&again, &worker, 5, now);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use windrow_ports::LogError;
 use windrow_ports::log::{Bounds, TopicInfo};
-use windrow_ports::meta::{Compare, Op};
+use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, Op};
 use windrow_protocol::cut::{Cursor, Lookup};
 use windrow_protocol::duration::Length;
 use windrow_protocol::plan::{BatchId, Part, SealedBy};
@@ -35,6 +35,18 @@ const READS: usize = 32;
 pub struct Write {
     pub when: Vec<Compare>,
     pub then: Vec<Op>,
+}
+
+impl Write {
+    /// Of the values that it puts.
+    pub fn bytes(&self) -> usize {
+        self.then.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum()
+    }
+
+    /// Whether what follows belongs into another write.
+    pub fn is_large(&self) -> bool {
+        self.bytes() >= ENOUGH_TXN_BYTES
+    }
 }
 
 /// Where partitions begin and end.

@@ -58,9 +58,7 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
 struct Keep {
     /// The newest complete end of each partition of windows of volume; of all partitions, where windows are of time.
     newest: BTreeMap<Option<PartitionId>, Timestamp>,
-    /// Windows of time that start at or after this are needed: a batch or a wish is to look at them.
-    needed_from: Timestamp,
-    /// Windows of volume with a batch in flight.
+    /// Windows with a batch in flight.
     in_flight: Vec<WindowId>,
 }
 
@@ -75,6 +73,7 @@ impl Keep {
         let wishes = view.wishes.get(&job.name).into_iter().flatten().map(|(_, wish)| &wish.value);
         let wished = wishes.filter(|wish| !wish.is_done()).map(|wish| wish.next).min();
         let flying = in_flight.iter().filter_map(|window| window.time()).min();
+        // Windows of time that start at or after this a batch or a wish is to look at.
         let needed_from = wished.into_iter().chain(flying).min().unwrap_or(Timestamp::MAX);
         let mut newest = BTreeMap::new();
         if job.spec.window.volume().is_some() {
@@ -91,7 +90,7 @@ impl Keep {
         } else if let Some(progress) = view.progress.get(&job.name) {
             newest.insert(None, progress.value.finish_planned_through.min(needed_from));
         }
-        Ok(Self { newest, needed_from, in_flight })
+        Ok(Self { newest, in_flight })
     }
 
     /// The windows that are too old, oldest first, with their newest `_complete` markers: of time from the first on, of
@@ -111,10 +110,10 @@ impl Keep {
                 continue;
             }
             let limit = self.newest.get(&of).map(|newest| now.min(*newest).plus_micros(-retention_us));
-            let is_needed =
-                window.time().is_some_and(|start| start >= self.needed_from) || self.in_flight.contains(window);
             let complete = match limit {
-                Some(limit) if !is_needed => complete(parts, job, *window).await?.filter(|it| ended(it) <= limit),
+                Some(limit) if !self.in_flight.contains(window) => {
+                    complete(parts, job, *window).await?.filter(|it| ended(it) <= limit)
+                }
                 _ => None,
             };
             match complete {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt};
 use windrow_ports::log::TopicInfo;
-use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, MAX_TXN_OPS, Op};
+use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op};
 use windrow_protocol::marker::{Complete, Expired, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::revise::{self, Ground, Known, SpecRef, Wish, WishId};
@@ -135,8 +135,12 @@ impl Revising<'_> {
 
     /// The write that brings a wish on as far as it can go now.
     async fn go_on(&self, id: &WishId, seen: &Versioned<Wish>, step: &mut Step) -> Result<Option<Write>, TickError> {
-        let (mut wish, mut write, mut bytes) = (seen.value.clone(), Write::default(), 0);
+        let (mut wish, mut write) = (seen.value.clone(), Write::default());
         for _ in 0..MOST_PASSED {
+            // What does not fit is left to the next step, or to another wish.
+            if is_full(&write) {
+                break;
+            }
             let Some(window) = self.next(id, &mut wish, step).await? else { break };
             let begun = self.begun(id, window);
             if window.end > self.wishes.through || (step.taken.contains(&window.id()) && begun.is_none()) {
@@ -163,15 +167,13 @@ impl Revising<'_> {
             let planned = !batches.is_empty();
             let missing =
                 batches.into_iter().filter(|batch| !begun.is_some_and(|begun| begun.parts.contains(&batch.id.part)));
-            let (mut left, mut put) = (missing.peekable(), 0);
-            while write.then.len() < MOST_OPS
-                && bytes < ENOUGH_TXN_BYTES
+            let mut left = missing.peekable();
+            while !is_full(&write)
                 && let Some(batch) = left.next()
             {
-                bytes += add(&mut write, &batch);
-                put += 1;
+                add(&mut write, &batch);
             }
-            if planned && put > 0 && begun.is_none() {
+            if planned && begun.is_none() {
                 step.room -= 1;
                 step.taken.insert(window.id());
             }
@@ -283,14 +285,16 @@ impl Revising<'_> {
     }
 }
 
-/// Adds a new batch to a write; its bytes.
-fn add(write: &mut Write, batch: &BatchRecord) -> usize {
+/// Whether no batch more fits a write.
+fn is_full(write: &Write) -> bool {
+    write.then.len() >= MOST_OPS || write.is_large()
+}
+
+/// Adds a new batch to a write.
+fn add(write: &mut Write, batch: &BatchRecord) {
     let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
-    let value = encode(batch);
-    let bytes = value.len();
     write.when.push(Compare::Absent(key.clone()));
-    write.then.push(Op::put(key, value));
-    bytes
+    write.then.push(Op::put(key, encode(batch)));
 }
 
 /// Why a backfill can't run a window again, if it can't: a result that moves to another dataset would leave its old files
@@ -332,3 +336,6 @@ pub async fn known(store: &Store, job: &JobName, window: WindowId, wish: &Wish) 
     let markers = futures::stream::iter(wanted).map(read).buffered(READS).try_collect().await?;
     Ok(Known { complete: Some(complete), markers })
 }
+
+#[cfg(test)]
+mod tests;

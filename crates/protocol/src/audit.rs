@@ -143,8 +143,9 @@ fn rows_of(files: &[FileEntry], job: &JobName, dataset: Dataset) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{LatePolicy, LateRule};
     use crate::marker::{Input, MARKER_VERSION};
-    use crate::plan::{FinishPlan, SealedBy};
+    use crate::plan::{FinishPlan, Revises, SealedBy};
     use crate::volume::{Seen, Until};
     use crate::{
         AttemptId, JobName, Offset, OffsetRange, PartitionId, Revision, Timestamp, TopicId, TopicName, Window,
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn every_disagreement_is_found() {
         type Change = fn(&mut Complete, &mut Vec<Marker>);
-        let changes: [(Change, &str); 12] = [
+        let changes: [(Change, &str); 14] = [
             (|_, markers| drop(markers.pop()), "partition 1 has no marker"),
             (|_, markers| markers.push(partition(2)), "partition 2 has a marker"),
             (|_, markers| markers[0].attempt = AttemptId::new("other").unwrap(), "is not the attempt"),
@@ -260,13 +261,27 @@ mod tests {
             (|_, markers| markers[0].files[0].rows = 3, "its files have 7"),
             (|_, markers| markers[0].ledger.kept += 1, "ledger:"),
             (|_, markers| markers[0].plan.read.start = Offset(4), "can't have read all that it owns"),
+            (|_, markers| markers[0].plan.read.end = Offset(8), "can't have read all that it owns"),
             (|_, markers| drop(markers[0].files.pop()), "0 in quarantine"),
             (|_, markers| markers[0].files[1].rows = 6, "6 rows are late"),
+            (|_, markers| (markers[0].files[1].rows, markers[0].files[2].rows) = (6, 1), "1 in quarantine"),
         ];
         for (change, wanted) in changes {
             let found = found(change);
             assert!(found.contains(wanted), "{wanted}: {found}");
         }
+    }
+
+    #[test]
+    fn with_a_reduce_the_rows_are_those_of_the_last_step() {
+        let reduced = |rows| {
+            found(|complete, markers| {
+                markers.iter_mut().for_each(|marker| marker.files[0] = file(Dataset::Parts, 4));
+                (complete.files, complete.rows) = (vec![file(Dataset::Data, 3)], rows);
+            })
+        };
+        assert_eq!(reduced(3), "");
+        assert_eq!(reduced(8), "it says 8 rows, its files have 3");
     }
 
     /// What is found after a change to a sound marker of a window of 20 readings that begins at offset 3.
@@ -290,6 +305,8 @@ mod tests {
         assert!(found_of_volume(|_, cut| short(cut)).contains("not over before 21"));
         assert!(found_of_volume(|_, cut| cut.found = None).contains("does not say where"));
         assert!(found_of_volume(|marker, _| marker.plan.owned.end = Offset(8)).contains("but it owns"));
+        assert!(found_of_volume(|_, cut| cut.found.as_mut().unwrap().through = Offset(8)).contains("but it owns"));
+        assert!(found_of_volume(|marker, _| marker.plan.read.start = Offset(2)).contains("and reads"));
         assert!(found_of_volume(|marker, _| marker.ledger.records = 5).contains("other records"));
         assert!(found_of_volume(|_, cut| cut.found.as_mut().unwrap().amount = 22).contains("other records"));
     }
@@ -299,9 +316,23 @@ mod tests {
         let mut dropped = partition(0);
         dropped.files.remove(1);
         assert_eq!(marker(&dropped), Vec::<String>::new());
+        dropped.files[1].rows = 7;
+        assert_eq!(marker(&dropped), Vec::<String>::new(), "all five were unfit");
+        dropped.files[1].rows = 8;
+        assert_eq!(marker(&dropped).len(), 1, "more than there were");
         let mut unfit = partition(0);
         (unfit.files[1].rows, unfit.files[2].rows) = (4, 3);
         assert_eq!(marker(&unfit), Vec::<String>::new());
+    }
+
+    #[test]
+    fn readings_that_amend_their_window_are_written_there_and_records_that_are_unreadable_in_quarantine() {
+        let mut amended = partition(0);
+        (amended.ledger.amended, amended.ledger.undecodable) = (2, 1);
+        (amended.files[1].rows, amended.files[2].rows) = (3, 3);
+        assert_eq!(marker(&amended), Vec::<String>::new());
+        (amended.files[1].rows, amended.files[2].rows) = (4, 2);
+        assert_eq!(marker(&amended).len(), 1, "the record has no row");
     }
 
     #[test]
@@ -310,5 +341,61 @@ mod tests {
         empty.ledger = Ledger::default();
         empty.files.truncate(1);
         assert_eq!(marker(&empty), ["it has result rows, but its ledger keeps no reading"]);
+        empty.files[0] = file(Dataset::Parts, 4);
+        assert_eq!(marker(&empty), ["it has result rows, but its ledger keeps no reading"]);
+        empty.files.clear();
+        assert_eq!(marker(&empty), Vec::<String>::new());
+    }
+    /// A revision of partition 0's marker that takes the place of `base`, for late readings at these offsets.
+    fn revision(number: u32, base: Option<u32>, more: &[(i64, i64)]) -> Marker {
+        let mut marker = partition(0);
+        let range = |(start, end): &(i64, i64)| OffsetRange::new(Offset(*start), Offset(*end));
+        marker.plan.revision = Revision(number);
+        marker.plan.revises = Some(Revises {
+            base: base.map(Revision),
+            cause: WishId::Late(marker.plan.window.id()),
+            more: more.iter().map(range).collect(),
+            late: LateRule { policy: LatePolicy::Amend, reach: "7d".parse().unwrap() },
+        });
+        marker
+    }
+
+    fn found_in(markers: &[Marker]) -> String {
+        revisions(&markers.iter().collect::<Vec<_>>()).join("; ")
+    }
+
+    #[test]
+    fn a_revision_takes_the_place_of_the_one_before_it_and_reads_all_that_it_has_read() {
+        let (first, second) = (partition(0), revision(1, Some(0), &[(20, 25)]));
+        assert_eq!(found_in(&[first.clone(), second.clone(), revision(2, Some(1), &[(19, 25), (40, 41)])]), "");
+        for other in [revision(2, Some(0), &[(20, 25)]), revision(2, None, &[(20, 25)])] {
+            assert!(found_in(&[first.clone(), second.clone(), other]).contains("r2 does not follow"));
+        }
+        let (mut other_read, mut other_owned) = (second.clone(), second.clone());
+        other_read.plan.read.start = Offset(2);
+        other_owned.plan.owned.start = Offset(4);
+        for third in [revision(2, Some(1), &[(20, 24)]), revision(2, Some(1), &[(21, 25)])] {
+            assert!(found_in(&[first.clone(), second.clone(), third]).contains("r2 does not read or own"));
+        }
+        for second in [other_read, other_owned] {
+            assert!(found_in(&[first.clone(), second]).contains("r1 does not read or own"));
+        }
+    }
+
+    #[test]
+    fn a_partition_that_had_no_offset_for_the_window_begins_with_a_revision_that_owns_none() {
+        let mut begun = revision(1, None, &[(20, 25)]);
+        assert!(found_in(std::slice::from_ref(&begun)).contains("r1 is the first and owns [3, 9)"));
+        begun.plan.owned = OffsetRange::default();
+        assert_eq!(found_in(&[begun]), "");
+    }
+
+    #[test]
+    fn a_revision_for_late_readings_has_taken_in_what_the_one_before_it_did_not_count() {
+        let (first, mut second) = (partition(0), revision(1, Some(0), &[(20, 25)]));
+        (second.ledger.on_time, second.ledger.late) = (18, 6);
+        assert_eq!((taken_in(None, &first), taken_in(Some(&first), &second), taken_in(None, &second)), (0, 4, 24));
+        second.plan.revises.as_mut().unwrap().cause = "backfill-b".parse().unwrap();
+        assert_eq!(taken_in(Some(&first), &second), 0, "a backfill takes none in");
     }
 }

@@ -218,28 +218,92 @@ mod tests {
 
     use super::*;
 
+    /// The plan of a partition and of a last step in one: neither minds what it does not know.
+    fn plan(partition: i32, revision: u32, end: i64) -> serde_json::Value {
+        json!({
+            "topic": "t", "topicId": "i", "window": {"start": "2026-01-01T00:00:00Z", "end": "2026-01-01T01:00:00Z"},
+            "revision": revision, "specHash": "h", "generation": 1,
+            "partition": partition, "read": {"start": 4, "end": end}, "owned": {"start": 5, "end": end},
+            "sealedBy": "idle", "until": "2026-01-01T01:00:00Z", "windows": 3, "partitions": [3], "empty": [],
+        })
+    }
+
+    fn marker<M: Committed>(plan: &serde_json::Value, ledger: &Ledger) -> M {
+        let marker = json!({
+            "version": 7, "job": "j", "plan": plan, "attempt": "a", "ledger": ledger, "rows": 1, "inputs": [],
+            "files": [{"staged": "s", "path": "p", "bytes": 10, "rows": 1, "sha256": ""}], "damaged": ["d"],
+            "committedAt": "2026-01-01T01:00:00Z",
+        });
+        serde_json::from_value(marker).unwrap()
+    }
+
     /// Committing and publishing see a marker only through [`Committed`].
-    fn seen<M: Committed>(marker: serde_json::Value) -> (String, Vec<String>, u32) {
-        let marker: M = serde_json::from_value(marker).unwrap();
+    fn seen<M: Committed>() -> (String, String, Vec<String>, Vec<String>, u32) {
+        let marker: M = marker(&plan(3, 0, 9), &Ledger::default());
         let paths = marker.files().iter().map(|file| file.path.clone()).collect();
-        (marker.attempt().to_string(), paths, marker.version())
+        (marker.job().to_string(), marker.attempt().to_string(), paths, marker.damaged().to_vec(), marker.version())
     }
 
     #[test]
     fn both_kinds_of_marker_say_whose_they_are_what_to_publish_and_how_to_read_them() {
-        let plan = json!({
-            "topic": "t", "topicId": "i", "window": {"start": "2026-01-01T00:00:00Z", "end": "2026-01-01T01:00:00Z"},
-            "revision": 0, "specHash": "h", "generation": 1,
-            "partition": 3, "read": {"start": 4, "end": 9}, "owned": {"start": 5, "end": 9},
-            "sealedBy": "idle", "until": "2026-01-01T01:00:00Z", "windows": 1, "partitions": [3], "empty": [],
-        });
-        let marker = json!({
-            "version": 7, "job": "j", "plan": plan, "attempt": "a", "ledger": {}, "rows": 1, "inputs": [],
-            "files": [{"staged": "s", "path": "p", "bytes": 10, "rows": 1, "sha256": ""}],
-            "committedAt": "2026-01-01T01:00:00Z",
-        });
-        let expected = ("a".to_owned(), vec!["p".to_owned()], 7);
-        assert_eq!(seen::<Marker>(marker.clone()), expected);
-        assert_eq!(seen::<Complete>(marker), expected);
+        let expected = ("j".to_owned(), "a".to_owned(), vec!["p".to_owned()], vec!["d".to_owned()], 7);
+        assert_eq!(seen::<Marker>(), expected);
+        assert_eq!(seen::<Complete>(), expected);
+    }
+
+    #[test]
+    fn a_file_is_of_the_dataset_whose_folder_it_lies_in_or_kept_of_a_result_that_was_replaced() {
+        let job = JobName::new("j").unwrap();
+        let lies_in = |path: &str| {
+            let staged = String::new();
+            let file = FileEntry { staged, path: path.into(), bytes: 1, rows: 1, sha256: String::new() };
+            (file.is_in(&job, Dataset::Data), file.is_kept(&job))
+        };
+        assert_eq!(lies_in("j/data/window=x/part-00003-000.parquet"), (true, false));
+        assert_eq!(lies_in("j/revisions/window=x/r1/part-00003-000.parquet"), (false, true));
+        assert_eq!(lies_in("j/database/x"), (false, false));
+    }
+
+    #[test]
+    fn windows_that_start_before_the_end_of_what_is_gone_are_covered_and_those_of_volume_by_their_partition() {
+        let expired = Expired {
+            through: Some("2026-01-01T01:00:00Z".parse().unwrap()),
+            ends: [(PartitionId(3), Offset(9))].into(),
+            ..Expired::default()
+        };
+        let covers = |id: &str| expired.covers(id.parse().unwrap());
+        assert!(covers("20260101T000000Z") && !covers("20260101T010000Z"));
+        assert!(covers("p3-o8") && !covers("p3-o9") && !covers("p4-o0"));
+        assert!(!Expired::default().covers("20260101T000000Z".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_known_of_a_window_outlives_its_markers() {
+        let counts = |on_time, amended| Ledger { on_time, amended, ..Ledger::default() };
+        let mut revision = plan(3, 1, 9);
+        let late = json!({"policy": "amend", "reach": "7d"});
+        revision["revises"] = json!({"base": 0, "cause": "late-20260101T020000Z", "late": late});
+        let markers = [
+            marker(&plan(3, 0, 9), &counts(10, 2)),
+            // What it calls amended has been called so by the first.
+            marker(&revision, &counts(14, 2)),
+            marker(&plan(4, 0, 30), &counts(5, 1)),
+        ];
+        let mut expired = Expired::default();
+        expired.add(&marker(&plan(3, 0, 9), &Ledger::default()), &markers);
+        let (known, end) = (expired.clone(), "2026-01-01T01:00:00Z".parse().unwrap());
+        assert_eq!((known.through, known.windows, known.amended, known.taken_in), (Some(end), 3, 3, 4));
+        assert_eq!(known.ends, [(PartitionId(3), Offset(9)), (PartitionId(4), Offset(30))].into());
+        // Windows are told in order, but nothing depends on it.
+        let mut before = plan(3, 0, 9);
+        before["until"] = json!("2026-01-01T00:00:00Z");
+        expired.add(&marker(&before, &Ledger::default()), &[marker(&plan(4, 0, 20), &counts(5, 1))]);
+        assert_eq!((expired.through, &expired.ends), (Some(end), &known.ends));
+        assert_eq!((expired.windows, expired.amended, expired.taken_in), (6, 4, 4));
+        let mut of_volume = plan(3, 0, 9);
+        of_volume["window"]["volume"] = json!({"partition": 3, "offset": 5});
+        let mut expired = Expired::default();
+        expired.add(&marker(&of_volume, &Ledger::default()), &[]);
+        assert_eq!(expired.through, None, "nothing of it is decided by time");
     }
 }

@@ -223,6 +223,10 @@ mod tests {
             staged(&job, window, part, &attempt_id, Dataset::Late, 1),
             "congestion/_staging/20150901T050000Z/3/a1/late-001.parquet"
         );
+        assert_eq!(
+            staged_copy(&job, window, part, &attempt_id, 2),
+            "congestion/_staging/20150901T050000Z/3/a1/before-002.parquet"
+        );
         assert_eq!(dataset(&job, Dataset::Quarantine), "congestion/quarantine");
         assert_eq!(
             kept(&job, window, Revision(1), &file(&job, Dataset::Data, window, part, 0)).as_deref(),
@@ -265,6 +269,15 @@ mod tests {
         for path in paths {
             assert_eq!(parse_marker(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn of_each_part_of_a_window_the_newest_revision_counts() {
+        let names = ["3.r9", "3.r10", "3.r2", "4.r0", "_complete.r1", "_complete.r0", "notes"];
+        let paths = names.map(|name| format!("j/_commits/20150901T050000Z/{name}.json"));
+        let parts = [(3, 10), (4, 0)].map(|(p, r)| (Part::Partition(PartitionId(p)), Revision(r)));
+        let found = newest(paths.iter().map(String::as_str));
+        assert_eq!(found, parts.into_iter().chain([(Part::Finish, Revision(1))]).collect());
     }
 
     #[test]

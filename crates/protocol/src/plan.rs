@@ -359,6 +359,16 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_reads_the_offsets_of_late_readings_beside_those_of_the_first_result() {
+        let late = LateRule { policy: crate::job::LatePolicy::Amend, reach: "7d".parse().unwrap() };
+        let more = vec![OffsetRange::new(Offset(20), Offset(22))];
+        let revises = Revises { base: None, cause: "backfill-b".parse().unwrap(), more, late };
+        let plan = Plan { revises: Some(revises), ..plan() };
+        let read: Vec<i64> = (0..30).filter(|offset| plan.reads(Offset(*offset))).collect();
+        assert_eq!(read, [4, 5, 6, 7, 8, 20, 21]);
+    }
+
+    #[test]
     fn ranges_and_batches_are_named_in_messages() {
         assert_eq!(plan().read.to_string(), "[4, 9)");
         let id = BatchId {

@@ -64,7 +64,8 @@ impl Amends {
             Some(amends) => {
                 let OffsetRange { start, end } = amends.offsets;
                 amends.offsets = OffsetRange { start: start.min(offset), end: end.max(offset.next()) };
-                if !amends.spans.iter().any(|span| span.from <= window.start && window.end <= span.until) {
+                // Spans are whole windows.
+                if !amends.spans.iter().any(|span| span.holds(window.start)) {
                     amends.spans.push(span);
                     amends.spans = merged(std::mem::take(&mut amends.spans), MAX_SPANS);
                 }

@@ -253,7 +253,7 @@ pub fn offer(until: &Until, start: Offset, waiting: &Waiting, observed: Observed
     }
     let is_over = until.within.is_some()
         && match at_over {
-            Some(Lookup::At(at)) if at > start && at >= seen.through => at < high_watermark,
+            Some(Lookup::At(at)) if at >= seen.through => at < high_watermark,
             Some(Lookup::Beyond) => false,
             // A record before the window has a later timestamp than its end, or its first record is not known: the
             // index can't tell. It is looked at as the log doubles.

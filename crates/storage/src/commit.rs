@@ -60,7 +60,7 @@ impl Store {
         }
     }
 
-    /// Puts the record of this number, unless there is another one: whether it stands. Older ones go.
+    /// Puts the record of this number, unless there is another one or a newer one: whether it stands. Older ones go.
     pub async fn expire(&self, job: &JobName, number: u64, expired: &Expired) -> Result<bool, StoreError> {
         let json = serde_json::to_vec_pretty(expired).map_err(|error| StoreError::Broken(error.to_string()))?;
         let path = paths::expired(job, number);
@@ -76,14 +76,16 @@ impl Store {
             }
             Err(error) => return Err(error),
         }
-        let listed = self.list(&paths::expired_folder(job)).await?.into_iter();
-        let numbers: Vec<u64> = listed.filter_map(|object| paths::parse_expired(&object.path)).collect();
-        // Whoever was before it has removed the one of this number meanwhile: it knows more.
-        if numbers.iter().any(|other| *other > number) {
+        let listed = self.list(&paths::expired_folder(job)).await?;
+        let numbered = listed.into_iter().filter_map(|object| Some((paths::parse_expired(&object.path)?, object.path)));
+        let numbered: Vec<(u64, String)> = numbered.collect();
+        // This number was given before, and its record has gone since: who has slept so long decides nothing.
+        if numbered.iter().any(|(other, _)| *other > number) {
+            self.delete(vec![path]).await?;
             return Ok(false);
         }
-        let older = numbers.into_iter().filter(|other| *other < number).map(|other| paths::expired(job, other));
-        self.delete(older.collect()).await?;
+        let older = numbered.into_iter().filter(|(other, _)| *other < number);
+        self.delete(older.map(|(_, path)| path).collect()).await?;
         Ok(true)
     }
 

@@ -248,6 +248,23 @@ fn what_a_window_has_met_late_is_wished_for_in_the_write_that_ends_it() {
     assert_eq!((wish.next, wish.spans.len()), (window(0).start, 1));
 }
 
+#[test]
+fn a_window_wishes_for_what_its_own_batches_have_met() {
+    let (mut store, part) = (planned(2, 1), Part::Partition(PartitionId(0)));
+    for (hour, outcome) in [(0, met_late(7)), (1, committed())] {
+        let Outcome::Committed(summary) = outcome else { panic!("committed") };
+        let batch = BatchRecord { state: BatchState::Committed(summary), ..record(hour, part, 1) };
+        store.set(keys::batch(&job(), window(hour).id(), part), &batch);
+    }
+    worker(&mut store, "a", 2);
+    store.dispatch();
+    assert_eq!(store.report(&committed()), 2, "both last steps, which end in one write");
+    store.dispatch();
+    assert!(store.view.batches[&job()].is_empty());
+    let wishes: Vec<&WishId> = store.view.wishes[&job()].keys().collect();
+    assert_eq!(wishes, [&WishId::Late(window(0).id())]);
+}
+
 /// Makes all batches of an hour those of a revision.
 fn run_again(store: &mut Store, hour: i64) {
     let records: Vec<BatchRecord> = store.view.batches[&job()].values().map(|batch| batch.value.clone()).collect();
@@ -415,7 +432,7 @@ fn assignments_with_large_specs_are_handed_out_in_several_writes() {
     store.set(keys::spec(&job(), &spec().hash()), &large);
     worker(&mut store, "a", 100);
     let write = assign(&store.view, now());
-    let bytes: usize = write.then.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
+    let bytes = write.bytes();
     assert!((512 * 1024..1024 * 1024).contains(&bytes), "{bytes} bytes in one transaction");
     store.dispatch();
     assert_eq!(store.view.assignments.len(), 100);
@@ -444,8 +461,37 @@ fn reports_with_long_errors_are_taken_in_over_several_writes() {
     store.dispatch();
     store.report(&Outcome::Failed { error: "x".repeat(60_000), retryable: false });
     let write = settle(&store.view, now());
-    let bytes: usize = write.then.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
+    let bytes = write.bytes();
     assert!(bytes < 1024 * 1024, "{bytes} bytes in one transaction");
     store.dispatch();
     assert!(store.view.assignments.is_empty());
+}
+
+#[test]
+fn a_worker_that_drains_gets_nothing_more() {
+    let mut store = planned(1, 1);
+    let id = worker(&mut store, "a", 1);
+    let held = &store.view.workers[&id].value;
+    let draining = WorkerRecord { draining: true, ..held.clone() };
+    store.set(keys::worker(&id), &draining);
+    store.dispatch();
+    assert!(store.view.assignments.is_empty());
+}
+
+#[test]
+fn windows_that_overlap_are_read_by_one_worker_while_it_has_room() {
+    let mut store = planned(20, 1);
+    for hour in 0..20 {
+        let mut record = record(hour, Part::Partition(PartitionId(0)), 1);
+        let Task::Map(plan) = &mut record.task else { panic!("a map") };
+        plan.read.end = Offset(10);
+        store.set(keys::batch(&job(), record.id.window, record.id.part), &record);
+    }
+    for name in ["a", "b", "c"] {
+        worker(&mut store, name, 20);
+    }
+    store.dispatch();
+    let workers: std::collections::BTreeSet<_> =
+        store.view.assignments.keys().map(|key| key.split('/').nth(4).map(str::to_owned)).collect();
+    assert_eq!((store.view.assignments.len(), workers.len()), (20, 1));
 }

@@ -25,7 +25,7 @@ pub fn ended(view: &View, batch: &BatchRecord) -> Option<Ended> {
     let found = plan.volume().and(summary.found)?;
     // Without a cursor the job is being removed.
     let cursor = view.cursors.get(&batch.id.job)?.get(&plan.partition)?;
-    if cursor.value.end != plan.owned.start || found.through < plan.owned.start {
+    if cursor.value.end != plan.owned.start || found.through <= plan.owned.start {
         tracing::error!(batch = %batch.id, end = %found.through, cursor = %cursor.value.end, "a window ends where none began");
         return None;
     }

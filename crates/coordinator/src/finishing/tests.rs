@@ -132,6 +132,21 @@ fn each_window_that_is_sealed_everywhere_gets_its_last_step_once() {
 }
 
 #[test]
+fn last_steps_of_very_many_partitions_are_planned_over_several_writes() {
+    let windows: Vec<(i64, i32)> = (0..40).map(|hour| (hour, 0)).collect();
+    let mut store = sealed(&[40; 3_000], &windows);
+    let begun = Progress { origin: at(0), finish_planned_through: at(0), windows_complete: 0 };
+    store.set(keys::progress(&job()), &begun);
+    let write = step_over(&store, 3_000);
+    let steps = write.then.len() as i64 - 1;
+    assert!((1..40).contains(&steps) && write.bytes() < 1024 * 1024, "{steps} steps of {} bytes", write.bytes());
+    store.write(write);
+    assert_eq!(progress(&store).finish_planned_through, at(steps), "the next write goes on there");
+    store.write(step_over(&store, 3_000));
+    assert_eq!(progress(&store).finish_planned_through, at(40));
+}
+
+#[test]
 fn a_window_that_began_with_another_spec_ends_with_it() {
     let mut store = sealed(&[4], &[(2, 0), (3, 0)]);
     let (mut before, part) = (record(2, Part::Partition(PartitionId(0)), 1), Part::Partition(PartitionId(0)));

@@ -70,6 +70,11 @@ mod tests {
     #[test]
     fn time_without_looks_is_no_silence() {
         assert_eq!(silent_after(&[(0, 5), (1_000, 5), (7_000, 5), (8_000, 5)], 10_000), 1_000);
+        assert_eq!(
+            silent_after(&[(0, 5), (5_000, 5), (10_000, 5)], 10_000),
+            10_000,
+            "half the timeout is not too long"
+        );
     }
 
     #[test]

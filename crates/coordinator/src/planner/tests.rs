@@ -3,31 +3,41 @@ use windrow_protocol::JobName;
 use windrow_protocol::state::keys;
 
 use super::*;
-use crate::fixture;
+use crate::fixture::{self, Call, Deaf};
+
+fn daily() -> JobRecord {
+    let spec = r#"{"source": {"topic": "t"}, "window": {"every": "day"}, "map": "SELECT 1"}"#;
+    JobRecord::new(JobName::new("j").unwrap(), serde_json::from_str(spec).unwrap(), Timestamp::MIN)
+}
+
+async fn append(parts: &Parts, partition: i32, times: &[Timestamp]) {
+    let record = |timestamp: &Timestamp| Append { timestamp: *timestamp, key: None, payload: "x".into() };
+    let topic = TopicName::new("t").unwrap();
+    parts.log.append(&topic, PartitionId(partition), times.iter().map(record).collect()).await.unwrap();
+}
+
+/// A topic of so many partitions, looked at for a job that has these cursors.
+async fn site<'a>(parts: &'a Parts, job: &'a JobRecord, partitions: i32, cursors: Cursors) -> Site<'a> {
+    let name = TopicName::new("t").unwrap();
+    let new = NewTopic { name: name.clone(), partitions, replication: 1, retention_ms: None, max_ahead_ms: None };
+    parts.log.create_topic(&new).await.unwrap();
+    let topic = parts.log.topic(&name).await.unwrap();
+    Site { parts, job, topic, cursors, progress: None, in_flight: 0, max_in_flight: 1_000 }
+}
+
+fn of_time(job: &JobRecord) -> Windows {
+    Windows::OfTime { calendar: job.spec.window.calendar().unwrap(), pinned: BTreeMap::new() }
+}
 
 /// A job over a topic of one partition whose records have these timestamps, cut until there is nothing to cut.
 async fn cut_all(times: &[Timestamp]) -> Cursor {
     let (_folder, parts) = fixture::parts();
-    let name = TopicName::new("t").unwrap();
-    let new = NewTopic { name: name.clone(), partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
-    parts.log.create_topic(&new).await.unwrap();
-    let record = |timestamp: &Timestamp| Append { timestamp: *timestamp, key: None, payload: "x".into() };
-    parts.log.append(&name, PartitionId(0), times.iter().map(record).collect()).await.unwrap();
-    let spec = r#"{"source": {"topic": "t"}, "window": {"every": "day"}, "map": "SELECT 1"}"#;
-    let job = JobRecord::new(JobName::new("j").unwrap(), serde_json::from_str(spec).unwrap(), Timestamp::MIN);
-    let mut site = Site {
-        parts: &parts,
-        job: &job,
-        topic: parts.log.topic(&name).await.unwrap(),
-        cursors: BTreeMap::new(),
-        progress: None,
-        in_flight: 0,
-        max_in_flight: 1_000,
-    };
+    let job = daily();
+    let mut site = site(&parts, &job, 1, BTreeMap::new()).await;
+    append(&parts, 0, times).await;
     let cursor_key = keys::cursor(&job.name, PartitionId(0));
     for revision in 0..100 {
-        let windows = Windows::OfTime { calendar: job.spec.window.calendar().unwrap(), pinned: BTreeMap::new() };
-        let writes = step(&site, windows, &mut Silence::default()).await.unwrap().writes;
+        let writes = step(&site, of_time(&job), &mut Silence::default()).await.unwrap().writes;
         let Some(write) = writes.first() else { return site.cursors[&PartitionId(0)].value.clone() };
         let cursor = write.then.iter().find_map(|op| match op {
             Op::Put { key, value, .. } if *key == cursor_key => serde_json::from_slice(value).ok(),
@@ -46,4 +56,44 @@ async fn a_record_at_the_end_of_the_calendar_does_not_keep_the_coordinator_cutti
     let day = |day: i64| Timestamp::from_millis(day * 86_400_000 + 1);
     let cursor = cut_all(&[day(0), day(1), poison]).await;
     assert_eq!((cursor.sealed_through, cursor.end), (Timestamp::MAX, Offset(2)));
+}
+
+#[tokio::test]
+async fn a_partition_that_does_not_answer_keeps_no_other_waiting() {
+    let (_folder, mut parts) = fixture::parts();
+    let log = Deaf::new(parts.log.clone());
+    parts.log = log.clone();
+    let job = daily();
+    let site = site(&parts, &job, 2, BTreeMap::new()).await;
+    append(&parts, 0, &[Timestamp::from_millis(0)]).await;
+    append(&parts, 1, &[Timestamp::from_millis(0)]).await;
+    log.to.lock().unwrap().push((Call::Bounds, PartitionId(0)));
+    let keys_of = |step: Step| step.writes.into_iter().flat_map(|write| write.when).collect::<Vec<_>>();
+    let found = keys_of(step(&site, of_time(&job), &mut Silence::default()).await.unwrap());
+    let absent = [keys::cursor(&job.name, PartitionId(1)), keys::progress(&job.name)].map(Compare::Absent);
+    assert_eq!(found, absent);
+    log.to.lock().unwrap().push((Call::Bounds, PartitionId(1)));
+    let away = step(&site, of_time(&job), &mut Silence::default()).await;
+    assert!(matches!(away, Err(TickError::Log(LogError::Unavailable(_)))), "{away:?}");
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_what_is_planned_is_the_jobs_problem_until_it_is_that_long_again() {
+    let (_folder, parts) = fixture::parts();
+    let job = daily();
+    let mut site = site(&parts, &job, 1, BTreeMap::new()).await;
+    append(&parts, 0, &[Timestamp::from_millis(0); 3]).await;
+    for (end, is_lost) in [(2, false), (3, false), (4, true)] {
+        let cursor = Cursor {
+            topic_id: site.topic.id.clone(),
+            sealed_through: Timestamp::from_millis(0),
+            end: Offset(end),
+            next_start: Offset(end),
+            pace: None,
+        };
+        site.cursors.insert(PartitionId(0), Versioned { value: cursor, revision: 1 });
+        let problem = step(&site, of_time(&job), &mut Silence::default()).await.unwrap().problem;
+        assert_eq!(problem.is_some(), is_lost, "{problem:?}");
+        assert!(problem.is_none_or(|it| it.contains("ends at offset 3, but offsets up to 4 are planned")));
+    }
 }

@@ -226,3 +226,6 @@ impl TimePlanner<'_> {
         Ok(newest)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,12 @@
+use std::os::unix::ffi::OsStrExt;
+
 use serde_json::json;
 use windrow_ports::meta::{Op, Txn};
 use windrow_protocol::marker::Expired;
 use windrow_protocol::paths::Dataset;
+use windrow_protocol::plan::BatchId;
+use windrow_protocol::revise::{Span, SpecRef, Wish};
+use windrow_protocol::state::{BatchRecord, Task};
 use windrow_protocol::{JobName, Offset};
 
 use super::*;
@@ -68,13 +73,52 @@ impl World {
         store.publish(&marker).await.unwrap();
         let complete = json!({
             "version": 1, "job": "j", "attempt": "a", "files": [], "rows": 1, "ledger": {}, "inputs": [],
-            "committedAt": hour(of + 1), "plan": {
+            "committedAt": hour(of + 3), "plan": {
                 "topic": "t", "topicId": "i", "window": Self::plan(of)["window"], "until": hour(of + 1), "windows": 1,
                 "partitions": [3], "empty": [], "revision": 0, "specHash": "h", "generation": 1,
             },
         });
         let complete: Complete = serde_json::from_value(complete).unwrap();
         store.commit(&paths::marker(job, window(of), Part::Finish, Revision(0)), &complete).await.unwrap();
+    }
+
+    /// A window of volume whose records end before an hour; without one, it has lost them all, and was committed at hour 1.
+    async fn complete_of_volume(&self, partition: i32, offset: i64, until: Option<i64>) {
+        let (start, until) = (Timestamp::MIN, until.map_or(Timestamp::MAX, hour));
+        let window = json!({"start": start, "end": until, "volume": {"partition": partition, "offset": offset}});
+        let complete = json!({
+            "version": 1, "job": "j", "attempt": "a", "files": [], "rows": 1, "ledger": {}, "inputs": [],
+            "committedAt": hour(1), "plan": {
+                "topic": "t", "topicId": "i", "window": window, "until": until, "windows": 1,
+                "partitions": [partition], "empty": [], "revision": 0, "specHash": "h", "generation": 1,
+            },
+        });
+        let complete: Complete = serde_json::from_value(complete).unwrap();
+        let id = complete.plan.window.id();
+        let range = json!({"start": offset, "end": offset + 10});
+        let marker = json!({
+            "version": 1, "job": "j", "attempt": "a", "ledger": {}, "files": [], "committedAt": hour(1), "plan": {
+                "topic": "t", "topicId": "i", "partition": partition, "revision": 0, "specHash": "h", "generation": 1,
+                "window": window, "sealedBy": "watermark", "read": range, "owned": range,
+            },
+        });
+        let marker: Marker = serde_json::from_value(marker).unwrap();
+        let of_partition = paths::marker(&self.job.name, id, Part::Partition(PartitionId(partition)), Revision(0));
+        self.parts.store.commit(&of_partition, &marker).await.unwrap();
+        let path = paths::marker(&self.job.name, id, Part::Finish, Revision(0));
+        self.parts.store.commit(&path, &complete).await.unwrap();
+    }
+
+    /// A batch that is to look at a window.
+    async fn fly(&self, window: WindowId, part: Part) {
+        let id = BatchId { job: self.job.name.clone(), window, part, revision: Revision(1) };
+        let batch = BatchRecord::new(id, Task::Map(serde_json::from_value(Self::plan(2)).unwrap()));
+        self.put(keys::batch(&self.job.name, window, part), encode(&batch)).await;
+    }
+
+    async fn end(&self, window: WindowId, part: Part) {
+        let then = vec![Op::Delete { key: keys::batch(&self.job.name, window, part) }];
+        self.parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
     }
 
     async fn expire(&self) -> u64 {
@@ -135,6 +179,26 @@ async fn what_a_stopped_removal_has_left_goes_with_the_next_one() {
 }
 
 #[tokio::test]
+async fn a_removal_that_is_stopped_keeps_nobody_reading_and_is_found_again() {
+    let world = World::new().await;
+    let data = world.folder.path().join("store/j/data").join(format!("window={}", window(0)));
+    // Not to be listed: what comes after it is not reached.
+    let obstacle = data.join(std::ffi::OsStr::from_bytes(b"\xff"));
+    std::fs::write(&obstacle, "").unwrap();
+    assert!(expire(&world.parts, &world.job).await.is_err());
+    let left = world.parts.store.list(&paths::window_commits(&world.job.name, window(0))).await.unwrap();
+    let left: Vec<&str> = left.iter().map(|object| object.path.as_str()).collect();
+    assert_eq!(
+        left,
+        [paths::marker(&world.job.name, window(0), P3, Revision(0))],
+        "without its end nobody begins to read"
+    );
+    std::fs::remove_file(obstacle).unwrap();
+    world.expire().await;
+    assert_eq!((world.left("j/data").await, world.left("j/_commits").await), (vec![4, 5], vec![4, 5]));
+}
+
+#[tokio::test]
 async fn of_two_that_expire_at_once_one_record_stands() {
     let world = World::new().await;
     let (mine, theirs) = (Expired { windows: 1, ..Expired::default() }, Expired { windows: 2, ..Expired::default() });
@@ -147,21 +211,45 @@ async fn of_two_that_expire_at_once_one_record_stands() {
 #[tokio::test]
 async fn windows_that_a_batch_or_a_wish_is_to_look_at_stay_and_all_after_them() {
     let world = World::new().await;
-    let id = windrow_protocol::plan::BatchId {
-        job: world.job.name.clone(),
-        window: window(2),
-        part: P3,
-        revision: Revision(1),
-    };
-    let plan = serde_json::from_value(World::plan(2)).unwrap();
-    let batch = windrow_protocol::state::BatchRecord::new(id, windrow_protocol::state::Task::Map(plan));
-    world.put(keys::batch(&world.job.name, window(2), P3), encode(&batch)).await;
+    world.fly(window(2), P3).await;
     assert_eq!(world.expire().await, 0, "the job is complete up to hour 2 alone");
-    world
-        .parts
-        .meta
-        .txn(Txn { when: vec![], then: vec![Op::Delete { key: keys::batch(&world.job.name, window(2), P3) }] })
-        .await
-        .unwrap();
-    assert_eq!(world.expire().await, 4);
+    world.end(window(2), P3).await;
+    let spec = SpecRef { hash: "h".to_owned(), generation: 1 };
+    let wish = Wish::backfill(Span { from: hour(3), until: hour(6) }, spec, hour(6));
+    let key = keys::wish(&world.job.name, &"backfill-b".parse().unwrap());
+    world.put(key.clone(), encode(&wish)).await;
+    assert_eq!(world.expire().await, 1);
+    world.put(key, encode(&Wish { next: hour(6), ..wish })).await;
+    assert_eq!(world.expire().await, 3, "a wish that is done looks at nothing");
+}
+
+#[tokio::test]
+async fn a_window_without_its_last_step_stays_and_all_after_it() {
+    let world = World::new().await;
+    let path = paths::marker(&world.job.name, window(1), Part::Finish, Revision(0));
+    world.parts.store.delete(vec![path]).await.unwrap();
+    assert_eq!(world.expire().await, 1);
+}
+
+#[tokio::test]
+async fn windows_of_volume_go_by_the_age_that_they_have_in_their_partition() {
+    let mut world = World::new().await;
+    for of in 0..6 {
+        remove(&world.parts, &world.job, window(of)).await.unwrap();
+    }
+    world.job.spec.window = serde_json::from_value(json!({"every": "volume", "readings": 10})).unwrap();
+    for (partition, offset, until) in
+        [(3, 0, None), (3, 10, Some(2)), (3, 20, Some(6)), (4, 0, Some(3)), (4, 10, Some(4))]
+    {
+        world.complete_of_volume(partition, offset, until).await;
+    }
+    let second: WindowId = "p3-o10".parse().unwrap();
+    world.fly(second, P3).await;
+    assert_eq!(world.expire().await, 1, "the second is looked at");
+    world.end(second, P3).await;
+    assert_eq!(world.expire().await, 1);
+    let left = world.parts.store.list(&paths::commits(&world.job.name)).await.unwrap();
+    let left = ["p3-o0", "p3-o10", "p3-o20", "p4-o0", "p4-o10"]
+        .map(|id| left.iter().any(|object| object.path.contains(&format!("/{id}/"))));
+    assert_eq!(left, [false, false, true, true, true]);
 }

@@ -256,3 +256,17 @@ fn beyond_the_newest_record_a_window_begins_where_offsets_are_unread_or_another_
     let behind = Cursor { end: Offset(9), ..cursor };
     assert_eq!(begun(&behind, Offset(9), at(150), at(200)), at(200), "what the next window was to read is gone");
 }
+
+#[test]
+fn a_window_of_volume_begins_where_the_one_before_it_was_found_to_end() {
+    let seen = |through, records, amount| Seen { through: Offset(through), records, amount, times: None };
+    let begun = Cursor::of_volume(TopicId::new("t").unwrap(), Offset(7));
+    assert_eq!((begun.end, begun.next_start, begun.pace), (Offset(7), Offset(7), Some(Pace::default())));
+    let first = begun.after(&seen(12, 5, 104));
+    assert_eq!(
+        (first.end, first.next_start, first.pace),
+        (Offset(12), Offset(12), Some(Pace { records: 5, amount: 104 }))
+    );
+    let second = first.after(&seen(20, 8, 90));
+    assert_eq!(second.pace, Some(Pace { records: 10, amount: 142 }), "older windows count half");
+}

@@ -241,7 +241,7 @@ fn a_wish_goes_from_window_to_window_and_over_what_lies_between() {
     let (_, mut wish) = late();
     let mut passed = Vec::new();
     while let Some(window) = wish.next_window(&calendar) {
-        assert!(!wish.is_done());
+        assert!(!wish.is_done() && passed.len() < 10);
         passed.push(window.start);
         wish.pass(window.end, true);
     }
@@ -251,6 +251,33 @@ fn a_wish_goes_from_window_to_window_and_over_what_lies_between() {
     wish.refuse(window(3), "gone".into(), 7);
     assert_eq!((wish.next_window(&calendar), wish.refused), (Some(window(4)), 1));
     assert_eq!(wish.refusals[0].lost_offsets, 7);
+}
+
+#[test]
+fn a_wish_counts_what_became_work_and_what_was_refused_and_says_why_of_the_first_few() {
+    let (_, mut wish) = backfill();
+    wish.pass(hour(4), true);
+    wish.pass(hour(4), true);
+    wish.pass(hour(5), false);
+    for _ in 0..MAX_REFUSALS + 5 {
+        wish.refuse(window(4), "gone".into(), 7);
+    }
+    assert_eq!((wish.planned, wish.refused, wish.refusals.len()), (2, MAX_REFUSALS as u64 + 5, MAX_REFUSALS));
+    assert_eq!(wish.next, hour(5), "it never goes back");
+}
+
+#[test]
+fn a_span_holds_the_windows_that_start_in_it() {
+    let held: Vec<i64> = (0..9).filter(|at| span(3, 5).holds(hour(*at))).collect();
+    assert_eq!(held, [3, 4]);
+}
+
+#[test]
+fn of_too_many_spans_those_that_are_nearest_to_each_other_become_one() {
+    let spans = vec![span(0, 1), span(3, 4), span(5, 6), span(9, 10)];
+    assert_eq!(merged(spans.clone(), 4), spans);
+    assert_eq!(merged(spans.clone(), 3), [span(0, 1), span(3, 6), span(9, 10)]);
+    assert_eq!(merged(spans, 2), [span(0, 6), span(9, 10)]);
 }
 
 #[test]
@@ -270,6 +297,7 @@ fn what_the_log_has_dropped_of_a_plan_is_named() {
 fn names_of_wishes_round_trip() {
     for (id, _) in [late(), backfill()] {
         assert_eq!(id.to_string().parse::<WishId>().unwrap(), id);
+        assert_eq!(serde_json::from_value::<WishId>(serde_json::to_value(&id).unwrap()).unwrap(), id);
     }
     for bad in ["late-x", "backfill-", "backfill-A", "other"] {
         assert!(bad.parse::<WishId>().is_err(), "{bad}");
@@ -311,5 +339,9 @@ proptest! {
         let added = added(&all, &before);
         let holds = |list: &[OffsetRange], at| list.iter().any(|range| range.contains(Offset(at)));
         prop_assert!((-1..70).all(|at| holds(&added, at) == (holds(&all, at) && !holds(&before, at))));
+        for list in [&added, &all] {
+            prop_assert!(list.iter().all(|range| !range.is_empty()));
+        }
+        prop_assert!(all.windows(2).all(|pair| pair[0].end < pair[1].start), "what touches is one");
     }
 }

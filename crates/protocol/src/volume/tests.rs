@@ -27,7 +27,10 @@ fn read(until: Until, start: i64, records: &[Record]) -> Result<Seen, Seen> {
             break;
         }
     }
-    fill.close(Offset(start + records.len() as i64))
+    let has_ended = fill.has_ended();
+    let closed = fill.close(Offset(start + records.len() as i64));
+    assert_eq!(has_ended, closed.is_ok(), "who reads stops as soon as it has ended");
+    closed
 }
 
 /// How many records the window has, the slow and obvious way: the shortest prefix that is a window. `None`: none is.
@@ -117,6 +120,15 @@ proptest! {
 }
 
 #[test]
+fn a_window_that_has_not_ended_was_looked_through_up_to_the_end_also_where_offsets_have_no_record() {
+    let mut fill = Fill::new(until(Amount::Readings(100), None), Offset(START));
+    assert!(fill.admits(Offset(START), at(0)));
+    fill.add(7, 70);
+    let seen = fill.close(Offset(START + 3)).expect_err("it has not ended");
+    assert_eq!((seen.through, seen.records, seen.amount), (Offset(START + 3), 1, 7));
+}
+
+#[test]
 fn an_estimate_is_the_windows_own_average_or_that_of_the_windows_before() {
     let seen = |records, amount| Seen { through: Offset(START + records as i64), records, amount, times: None };
     let thousand = Amount::Readings(1_000);
@@ -154,6 +166,30 @@ fn a_batch_is_handed_out_when_it_is_likely_to_be_full_or_over() {
         Offer::HandOut,
         "an older record hides what the index knows"
     );
+}
+
+/// What is done with a window of ten milliseconds of which 30 records were read, up to offset 1030, and which waits for 1100.
+fn offered_again(observed: Observed) -> Offer {
+    let times = Some(Times { first: at(0), earliest: at(0), latest: at(0) });
+    let seen = Seen { through: Offset(START + 30), records: 30, amount: 30, times };
+    let waiting = Waiting { seen, until: Some(Offset(1_100)) };
+    offer(&until(Amount::Readings(100), Some(10)), Offset(START), &waiting, observed)
+}
+
+#[test]
+fn where_an_older_record_hides_what_the_index_knows_a_window_is_looked_at_as_it_doubles() {
+    let at = |offset| Some(Lookup::At(Offset(offset)));
+    assert_eq!(offered_again(seen(1_050, at(1_029), false, 0)), Offer::Wait);
+    assert_eq!(offered_again(seen(1_050, None, false, 0)), Offer::Wait);
+    assert_eq!(offered_again(seen(1_060, at(1_029), false, 0)), Offer::HandOut);
+    assert_eq!(offered_again(seen(1_050, at(1_030), false, 0)), Offer::HandOut, "the next record is past its time");
+}
+
+#[test]
+fn silence_ends_a_window_with_what_was_seen_of_it_but_not_within_that() {
+    let beyond = Some(Lookup::Beyond);
+    assert_eq!(offered_again(seen(1_030, beyond, true, 10)), Offer::Seal(Offset(1_030)));
+    assert_eq!(offered_again(seen(1_029, beyond, true, 10)), Offer::Wait, "the log has lost its end");
 }
 
 #[test]

@@ -49,6 +49,38 @@ fn a_day_that_a_zone_skipped_is_no_window() {
 }
 
 #[test]
+fn a_midnight_that_comes_twice_begins_one_day() {
+    // In St. John's the clocks went back from 00:01 to 23:01 of the day before on 2010-11-07; 2:30 UTC was the first midnight.
+    let day = calendar("day", "America/St_Johns").window_of(at("2010-11-07T02:45:00Z"));
+    assert_eq!((day.start, hours(day)), (at("2010-11-07T02:30:00Z"), 25));
+}
+
+#[test]
+fn what_lies_between_a_skipped_midnight_and_the_end_of_its_gap_is_of_the_day_before() {
+    // In Toronto the clocks went on from 23:30 to 00:30 on 1919-03-30, 04:30 UTC.
+    let days = calendar("day", "America/Toronto");
+    let before = days.window_of(at("1919-03-31T04:45:00Z"));
+    assert_eq!(before.start, at("1919-03-30T05:00:00Z"));
+    assert_eq!(days.next(before).start, before.end);
+}
+
+#[test]
+fn a_window_begins_where_the_one_before_has_ended_though_the_rules_of_the_zone_have_changed() {
+    let window = calendar("day", "UTC").window_from(at("2026-03-10T05:00:00Z"));
+    assert_eq!((window.start, window.end), (at("2026-03-10T05:00:00Z"), at("2026-03-11T00:00:00Z")));
+}
+
+#[test]
+fn a_window_of_volume_has_every_reading_of_its_records_whatever_their_time() {
+    let window = Window::of_volume(PartitionId(0), Offset(7));
+    let first = at("2026-03-10T05:00:00Z");
+    let read = window.with_times(Some(Times { first, earliest: first, latest: first }));
+    assert!(read.contains(first.plus_micros(-1)) && read.contains(read.end));
+    assert_eq!((read.start, read.end), (first, first.plus_micros(1_000)));
+    assert_eq!(window.with_times(None), window);
+}
+
+#[test]
 fn weeks_start_on_monday_and_months_on_the_first() {
     let week = calendar("week", "UTC").window_of(at("2026-11-22T23:59:59Z"));
     assert_eq!((week.start, week.end), (at("2026-11-16T00:00:00Z"), at("2026-11-23T00:00:00Z")));
@@ -66,7 +98,7 @@ fn what_is_no_window_is_refused_with_examples() {
 
 #[test]
 fn lengths_and_names_of_windows_are_written_as_they_are_read() {
-    for every in ["1h", "15m", "1h30m", "day", "week", "month"] {
+    for every in ["1h", "15m", "1h30m", "day", "week", "month", "shift", "volume"] {
         let read: Every = serde_json::from_value(every.into()).unwrap();
         assert_eq!((read.to_string(), serde_json::to_value(read).unwrap()), (every.to_owned(), every.into()));
     }
@@ -90,6 +122,9 @@ fn no_window_is_longer_than_the_longest() {
         spec.longest().millis() / 3_600_000
     };
     assert_eq!(longest("2h"), 2);
+    assert_eq!(longest("shift"), 25, "a day without a shift");
+    let volume = WindowSpec { within: Some("3h".parse().unwrap()), ..WindowSpec::new(Every::Volume, "UTC") };
+    assert_eq!(volume.longest().millis(), 3 * 3_600_000);
     // October 2026 has a day of 25 hours; so has its last week.
     for every in ["day", "week", "month"] {
         let window = calendar(every, "Europe/Berlin").window_of(at("2026-10-25T12:00:00Z"));
@@ -147,6 +182,7 @@ proptest! {
         let t = Timestamp::from_micros(us);
         let window = calendar.window_of(t);
         prop_assert!(window.contains(t), "{window:?} {t}");
+        prop_assert!(!window.contains(window.end) && !window.contains(window.start.plus_micros(-1)));
         prop_assert_eq!(window.start.micros().rem_euclid(1_000), 0);
         prop_assert_eq!(calendar.window_of(window.start), window);
         prop_assert_eq!(calendar.window_of(window.end.plus_micros(-1)), window);

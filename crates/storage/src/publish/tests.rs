@@ -12,7 +12,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use windrow_protocol::commit::Verdict;
-use windrow_protocol::marker::{FileEntry, MARKER_VERSION, Marker};
+use windrow_protocol::marker::{Expired, FileEntry, MARKER_VERSION, Marker};
 use windrow_protocol::plan::{Part, SealedBy};
 use windrow_protocol::{
     AttemptId, JobName, Ledger, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicId, TopicName,
@@ -193,6 +193,17 @@ async fn of_many_workers_on_one_batch_one_wins_and_all_publish_its_files() {
 }
 
 #[tokio::test]
+async fn a_marker_that_stands_is_never_replaced() {
+    let store = Store::new("memory", Arc::new(InMemory::new()));
+    let (first, second) = (marker("a", vec![]), marker("b", vec![]));
+    assert_eq!(store.commit("m", &first).await.unwrap(), (Verdict::Won, first.clone()));
+    // Nobody looks before it puts: the put itself is the fence.
+    assert_eq!(store.commit("m", &second).await.unwrap(), (Verdict::Lost(first.attempt.clone()), first.clone()));
+    assert_eq!(store.commit("m", &first).await.unwrap(), (Verdict::Won, first.clone()), "its own put, sent again");
+    assert_eq!(store.read_marker("m").await.unwrap(), Some(first));
+}
+
+#[tokio::test]
 async fn a_file_that_vanished_is_reported_as_broken() {
     let store = Store::new("memory", Arc::new(InMemory::new()));
     let file = FileEntry { staged: "s".into(), path: "p".into(), bytes: 3, rows: 1, sha256: String::new() };
@@ -226,4 +237,39 @@ async fn a_marker_of_a_newer_program_is_not_read_as_if_it_were_understood() {
     assert!(store.read_marker::<Marker>("known").await.unwrap().is_some());
     let refused = store.read_marker::<Marker>("newer").await;
     assert!(matches!(&refused, Err(StoreError::Broken(why)) if why.contains("version 2")), "{refused:?}");
+}
+
+#[tokio::test]
+async fn the_newest_marker_of_a_part_is_that_of_its_last_revision() {
+    let store = Store::new("memory", Arc::new(InMemory::new()));
+    let window = marker("a", vec![]).plan.window.id();
+    for number in [0, 10, 9] {
+        let mut marker = marker("a", vec![]);
+        marker.plan.revision = Revision(number);
+        let path = paths::marker(&job(), window, PART, marker.plan.revision);
+        assert_eq!(store.commit(&path, &marker).await.unwrap().0, Verdict::Won);
+    }
+    let newest = store.newest_marker::<Marker>(&job(), window, PART).await.unwrap();
+    assert_eq!(newest.map(|marker| marker.plan.revision), Some(Revision(10)));
+    assert_eq!(store.newest_marker::<Marker>(&job(), window, Part::Finish).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn of_the_records_of_windows_that_are_gone_the_newest_stands_alone_and_is_never_replaced() {
+    let store = Store::new("memory", Arc::new(InMemory::new()));
+    let expired = |windows| Expired { windows, ..Expired::default() };
+    assert_eq!(store.expired(&job()).await.unwrap(), None);
+    for number in [9, 10, 11] {
+        assert!(store.expire(&job(), number, &expired(number)).await.unwrap());
+        assert_eq!(store.expired(&job()).await.unwrap(), Some((number, expired(number))));
+    }
+    assert_eq!(store.list(&paths::expired_folder(&job())).await.unwrap().len(), 1, "older ones go");
+    assert!(!store.expire(&job(), 11, &expired(12)).await.unwrap(), "another leader's stands");
+    assert!(store.expire(&job(), 11, &expired(11)).await.unwrap(), "a repeated put is the same put");
+    assert!(
+        !store.expire(&job(), 10, &expired(12)).await.unwrap(),
+        "a leader that has slept finds its number free again"
+    );
+    assert_eq!(store.expired(&job()).await.unwrap(), Some((11, expired(11))));
+    assert_eq!(store.list(&paths::expired_folder(&job())).await.unwrap().len(), 1);
 }

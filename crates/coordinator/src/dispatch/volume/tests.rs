@@ -126,5 +126,7 @@ fn what_a_worker_reports_of_a_window_that_the_cursor_has_left_moves_nothing() {
     let mut elsewhere = open_window(P0, 3, None);
     elsewhere.state = late.state.clone();
     assert!(ended(&store.view, &elsewhere).is_none());
+    late.state = BatchState::Committed(Summary { found: Some(seen(7, 0, 0)), ..Summary::default() });
+    assert!(ended(&store.view, &late).is_none(), "nor one that ends where it begins: the next would be the same");
     assert!(ended(&store.view, &open_window(P0, 7, None)).is_none(), "not committed");
 }

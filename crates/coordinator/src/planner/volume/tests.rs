@@ -1,10 +1,12 @@
 use windrow_ports::log::{Append, NewTopic};
-use windrow_protocol::state::JobRecord;
+use windrow_protocol::state::{JobRecord, Summary};
 use windrow_protocol::volume::Pace;
 use windrow_protocol::{JobSpec, TopicName, WorkerId};
 
 use super::*;
 use crate::Parts;
+use crate::dispatch::tests::{Store, job, record};
+use crate::dispatch::volume::tests::open_window;
 use crate::fixture;
 use crate::planner::{Cursors, Silence};
 use windrow_protocol::duration::Length;
@@ -118,6 +120,8 @@ async fn a_window_begins_with_the_first_record_and_is_handed_out_at_once_when_no
     assert_eq!(bench.step().await, 1);
     let batch = bench.batch();
     assert_eq!((batch.id.window.to_string().as_str(), batch.waits_for_readings()), ("p0-o0", false));
+    let Task::Map(plan) = &batch.task else { panic!("a map") };
+    assert_eq!(plan.lost, None);
     assert_eq!(bench.step().await, 0, "one at a time");
 }
 
@@ -198,4 +202,18 @@ async fn windows_wait_while_too_many_last_steps_are_in_flight() {
     assert_eq!(bench.step().await, 0);
     bench.last_steps = 0;
     assert_eq!(bench.step().await, 1);
+}
+
+#[test]
+fn a_window_is_open_until_its_batch_is_committed() {
+    let mut store = Store::default();
+    let states = [BatchState::Pending, BatchState::Failed, BatchState::Committed(Summary::default())];
+    for (partition, state) in (0..).map(PartitionId).zip(states) {
+        let batch = BatchRecord { state, ..open_window(partition, 7, None) };
+        store.set(keys::batch(&job(), batch.id.window, batch.id.part), &batch);
+    }
+    let of_time = record(3, Part::Partition(PartitionId(5)), 6);
+    store.set(keys::batch(&job(), of_time.id.window, of_time.id.part), &of_time);
+    let open: Vec<i32> = open_batches(&store.view, &job()).keys().map(|partition| partition.0).collect();
+    assert_eq!(open, [0, 1]);
 }
