@@ -72,7 +72,12 @@ impl Store {
                     error => return Err(error.into()),
                 }
             }
-            if winners != 1 {
+            if winners == 0 {
+                // Each client was told that another was first: the winner's answer was lost, and its client has sent the
+                // put again.
+                return Err(StoreError::Unavailable(format!("{}: an answer was lost", self.url())));
+            }
+            if winners > 1 {
                 return Err(StoreError::Unusable(format!(
                     "{}: {winners} of {RACERS} clients created the same object; a store without atomic put-if-absent \
                      (If-None-Match) would count batches twice",

@@ -16,6 +16,7 @@ use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, Event, KeyValue, MAX_TXN_OP
 use windrow_ports::{MetaError, MetaStore};
 use windrow_protocol::WorkerId;
 use windrow_protocol::state::{Assignment, Outcome, WorkerRecord, keys};
+use windrow_storage::StoreError;
 
 use crate::Tools;
 use crate::attempt::{AttemptError, run as attempt};
@@ -43,7 +44,7 @@ pub struct Settings {
 pub enum WorkerError {
     /// The object store can't decide races, or can't be reached.
     #[error(transparent)]
-    Store(#[from] windrow_storage::StoreError),
+    Store(#[from] StoreError),
     #[error("scratch folder: {0}")]
     Scratch(#[from] std::io::Error),
     /// Workers of one cluster must write to one place, or a batch could be committed in each.
@@ -88,13 +89,15 @@ pub async fn run(
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), WorkerError> {
-    tracing::info!(store = tools.store.url(), "finding out whether the store decides races");
-    tools.store.probe().await?;
-    std::fs::create_dir_all(&tools.scratch)?;
+    let ready = async {
+        probe(&tools).await?;
+        std::fs::create_dir_all(&tools.scratch)?;
+        agree_on_store(&tools, &*meta).await
+    };
     tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
-        agreed = agree_on_store(&tools, &*meta) => agreed?,
+        ready = ready => ready?,
     }
     while !shutdown.is_cancelled() {
         let session = Session {
@@ -110,6 +113,20 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Finds out whether the store decides races. One that goes away meanwhile has not answered the question.
+async fn probe(tools: &Tools) -> Result<(), WorkerError> {
+    tracing::info!(store = tools.store.url(), "finding out whether the store decides races");
+    loop {
+        match tools.store.probe().await {
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(%error, "the store could not be examined; trying again");
+                tools.clock.sleep(PAUSE).await;
+            }
+            probed => return Ok(probed?),
+        }
+    }
 }
 
 /// Notes this worker's store as the cluster's, or finds that it is.
