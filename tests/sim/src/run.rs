@@ -275,9 +275,16 @@ impl Play {
             let batches = self.batches(job).await;
             wishes += self.wishes(job).await;
             if anew {
-                // Nothing will ever come of what is parked; the job must say why.
-                let waits = batches.iter().find(|(batch, _)| matches!(batch.state, BatchState::Assigned { .. }));
-                if let Some((batch, _)) = waits {
+                // Nothing will ever come of what is parked, unless its marker stands; the job must say why.
+                let waits = |batch: &BatchRecord| match batch.state {
+                    BatchState::Assigned { .. } => true,
+                    BatchState::Pending | BatchState::Failed => self.audit.has_marker(&batch.id),
+                    BatchState::Committed(_) => false,
+                };
+                if let Some((batch, revision)) = batches.iter().find(|(batch, _)| waits(batch)) {
+                    if batch.state == BatchState::Failed {
+                        self.retry(batch, *revision).await;
+                    }
                     return Some(format!("{} is {:?}", batch.id, batch.state));
                 }
                 let told = self.services.meta.get(&keys::problem(job)).await.ok().flatten().is_some();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use windrow_protocol::marker::{Complete, Expired, Marker};
-use windrow_protocol::plan::Part;
+use windrow_protocol::plan::{BatchId, Part};
 use windrow_protocol::state::keys;
 use windrow_protocol::{JobName, Revision, Timestamp, WindowId, paths};
 
@@ -129,6 +129,11 @@ impl Audit {
         Ok(())
     }
 
+    /// Whether a batch's marker stands.
+    pub fn has_marker(&self, id: &BatchId) -> bool {
+        locked(&self.seen).objects.contains_key(&paths::marker(&id.job, id.window, id.part, id.revision))
+    }
+
     /// What should have gone and has not, or has come back; once all is at rest.
     pub fn overdue(&self, job: &JobName) -> Option<String> {
         let seen = locked(&self.seen);
@@ -138,15 +143,18 @@ impl Audit {
         }
         let retention = self.jobs.get(job)?.output.retention?.micros();
         let completes = completes(&seen, job);
-        let stands = |window: WindowId| {
-            let first = paths::marker(job, window, Part::Finish, Revision(0));
-            seen.objects.contains_key(&first)
-        };
+        let of = |window: WindowId| window.volume().map(|id| id.partition);
+        // By partition and offset, or by time: the last of those that share a retention is their newest, the first that
+        // stands goes first.
+        let newest: BTreeMap<_, _> = completes.iter().map(|(window, it)| (of(*window), ended(it))).collect();
+        let stands =
+            |window: &WindowId| seen.objects.contains_key(&paths::marker(job, *window, Part::Finish, Revision(0)));
+        let mut first = BTreeMap::new();
+        for (window, complete) in completes.iter().filter(|(window, _)| stands(window)) {
+            first.entry(of(*window)).or_insert((window, ended(complete).plus_micros(retention)));
+        }
         let wall = true_time(self.world.time());
-        let old = completes.iter().find(|(window, complete)| {
-            let over = ended(complete).plus_micros(retention);
-            stands(**window) && wall >= over && newest(&completes, **window) >= Some(over)
-        });
-        old.map(|(window, _)| format!("{job}/{window} has been kept for too long"))
+        let old = first.iter().find(|(of, (_, over))| newest[*of].min(wall) >= *over);
+        old.map(|(_, (window, _))| format!("{job}/{window} has been kept for too long"))
     }
 }
