@@ -104,9 +104,10 @@ impl Janitor {
 /// Ends the retention of old windows, job by job.
 async fn expire(parts: &Parts) -> Result<(), TickError> {
     for item in parts.meta.list(keys::JOBS).await?.items {
-        // One of a newer version is for its coordinators.
-        let Ok(job) = serde_json::from_slice::<JobRecord>(&item.value) else { continue };
-        loop {
+        // A round may take long, and the job be changed: it is looked at before each record.
+        while let Some(item) = parts.meta.get(&item.key).await? {
+            // One of a newer version is for its coordinators.
+            let Ok(job) = serde_json::from_slice::<JobRecord>(&item.value) else { break };
             match retention::expire(parts, &job).await {
                 Ok(0) => break,
                 Ok(windows) => tracing::info!(job = %job.name, windows, "windows have gone: their retention has ended"),

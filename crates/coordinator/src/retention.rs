@@ -16,8 +16,9 @@ use windrow_protocol::{PartitionId, Revision, Timestamp, WindowId, paths};
 use crate::view::View;
 use crate::{Parts, TickError};
 
-/// Windows that one record tells of more than the one before it.
-const MOST: usize = 500;
+/// Windows that one record tells of more than the one before it, and those within a run of empty ones that begins among
+/// them. The job may be changed meanwhile.
+const MOST: usize = 200;
 
 /// Markers that are read at a time.
 const READS: usize = 16;
@@ -34,8 +35,8 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
         None => (Vec::new(), windows),
     };
     // Somebody was stopped while removing them.
-    for window in gone {
-        remove(parts, job, window).await?;
+    if !gone.is_empty() {
+        remove(parts, job, gone).await?;
     }
     let keep = Keep::of(parts, job, &left).await?;
     let (number, mut expired) = before.unwrap_or_default();
@@ -45,13 +46,23 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
         expired.add(&complete, &markers(parts, job, window).await?);
         old.push(window);
     }
-    if old.is_empty() || !parts.store.expire(&job.name, number + 1, &expired).await? {
+    if old.is_empty() || !is_as_seen(parts, job).await? {
         return Ok(0);
     }
-    for window in &old {
-        remove(parts, job, *window).await?;
+    if !parts.store.expire(&job.name, number + 1, &expired).await? {
+        return Ok(0);
     }
-    Ok(old.len() as u64)
+    let expired = old.len() as u64;
+    remove(parts, job, old).await?;
+    Ok(expired)
+}
+
+/// Whether the job is there and keeps its windows for as long as it did.
+async fn is_as_seen(parts: &Parts, job: &JobRecord) -> Result<bool, TickError> {
+    let found = parts.meta.get(&keys::job(&job.name)).await?;
+    let found = found.and_then(|item| serde_json::from_slice::<JobRecord>(&item.value).ok());
+    let same = |found: &JobRecord| found.created_at == job.created_at && found.spec.output == job.spec.output;
+    Ok(found.is_some_and(|found| same(&found) && !found.deleting))
 }
 
 /// What must be kept whatever its age.
@@ -64,10 +75,18 @@ struct Keep {
 
 impl Keep {
     async fn of(parts: &Parts, job: &JobRecord, windows: &[WindowId]) -> Result<Self, TickError> {
-        let mut listing = parts.meta.list(&keys::batches(&job.name)).await?;
+        // In this order nothing is missed: what progress calls planned is among the batches, or complete; wishes become
+        // batches, and batches leave wishes.
+        let progress = parts.meta.get(&keys::progress(&job.name)).await?;
+        let mut listing = parts.meta.list(&keys::wishes(&job.name)).await?;
+        listing.items.extend(parts.meta.list(&keys::batches(&job.name)).await?.items);
         listing.items.extend(parts.meta.list(&keys::wishes(&job.name)).await?.items);
-        listing.items.extend(parts.meta.get(&keys::progress(&job.name)).await?);
+        listing.items.extend(progress);
         let view = View::new(&listing);
+        if view.unreadable(&job.name).is_some() {
+            // It may be a batch of a newer version.
+            return Ok(Self { newest: BTreeMap::new(), in_flight: Vec::new() });
+        }
         let in_flight: Vec<WindowId> =
             view.batches.get(&job.name).into_iter().flatten().map(|((window, _), _)| *window).collect();
         let wishes = view.wishes.get(&job.name).into_iter().flatten().map(|(_, wish)| &wish.value);
@@ -104,20 +123,26 @@ impl Keep {
     ) -> Result<Vec<(WindowId, Complete)>, TickError> {
         let now = parts.clock.now();
         let (mut old, mut done) = (Vec::new(), Vec::new());
+        // Of windows of time: up to where the record will tell of them.
+        let mut through = Timestamp::MIN;
         for window in windows {
             let of = window.volume().map(|id| id.partition);
-            if old.len() >= MOST || done.contains(&of) {
+            let is_within = window.time().is_some_and(|start| start < through);
+            if (old.len() >= MOST && !is_within) || done.contains(&of) {
                 continue;
             }
             let limit = self.newest.get(&of).map(|newest| now.min(*newest).plus_micros(-retention_us));
             let complete = match limit {
                 Some(limit) if !self.in_flight.contains(window) => {
-                    complete(parts, job, *window).await?.filter(|it| ended(it) <= limit)
+                    complete(parts, job, *window).await?.filter(|it| ended(it) < limit)
                 }
                 _ => None,
             };
             match complete {
-                Some(complete) => old.push((*window, complete)),
+                Some(complete) => {
+                    through = through.max(complete.plan.until);
+                    old.push((*window, complete));
+                }
                 None => done.push(of),
             }
         }
@@ -148,8 +173,20 @@ async fn markers(parts: &Parts, job: &JobRecord, window: WindowId) -> Result<Vec
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Removes a window that the record tells of.
-async fn remove(parts: &Parts, job: &JobRecord, window: WindowId) -> Result<(), TickError> {
+/// Removes windows that the record tells of. One of which a revision was planned before anybody knew of the record stays
+/// until that has ended: it may be reading what stands.
+async fn remove(parts: &Parts, job: &JobRecord, windows: Vec<WindowId>) -> Result<(), TickError> {
+    let view = View::new(&parts.meta.list(&keys::batches(&job.name)).await?);
+    let in_flight = view.batches.get(&job.name);
+    for window in windows {
+        if in_flight.is_none_or(|batches| batches.keys().all(|(other, _)| *other != window)) {
+            remove_window(parts, job, window).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn remove_window(parts: &Parts, job: &JobRecord, window: WindowId) -> Result<(), TickError> {
     let listed = parts.store.list(&paths::window_commits(&job.name, window)).await?;
     let (complete, others): (Vec<String>, Vec<String>) = listed
         .into_iter()

@@ -316,7 +316,13 @@ pub fn refusal(wish: &Wish, known: &Known, has_reduce: impl Fn(&str) -> Option<b
 pub async fn known(store: &Store, job: &JobName, window: WindowId, wish: &Wish) -> Result<Known, StoreError> {
     let listed = store.list(&paths::window_commits(job, window)).await?;
     let newest = paths::newest(listed.iter().map(|object| object.path.as_str()));
-    let Some(revision) = newest.get(&Part::Finish) else { return Ok(Known::default()) };
+    let Some(revision) = newest.get(&Part::Finish) else {
+        // Within a run of empty windows there is none.
+        let damaged = newest.keys().next().map(|part| {
+            format!("{job}/{window}: partition {part} has a marker, but nothing says that the window was complete")
+        });
+        return damaged.map_or(Ok(Known::default()), |what| Err(StoreError::NotFound(what)));
+    };
     let path = paths::marker(job, window, Part::Finish, *revision);
     let there = |found: Option<Complete>| found.ok_or_else(|| StoreError::NotFound(path.clone()));
     let complete = there(store.read_marker::<Complete>(&path).await?)?;

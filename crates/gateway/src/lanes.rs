@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use windrow_ports::{Clock, Log};
+use windrow_ports::{Clock, Log, LogError};
 use windrow_protocol::{PartitionId, TopicName};
 use windrow_wire::block::Reading;
 
@@ -186,6 +186,12 @@ impl Running {
             }
             Ok(_) => {}
             Err(error) => {
+                // It was there when the block was made: some broker knows the topic as it was, or it has just gone. Whoever
+                // sends again learns which.
+                let error = match error {
+                    LogError::NoTopic(what) => LogError::Unavailable(format!("a broker does not know {what}")),
+                    error => error,
+                };
                 tracing::warn!(%topic, %partition, blocks = count, "append failed, its senders are asked to send again: {error}");
                 wanted.for_each(|(ticket, _)| ticket.fail(error.clone()));
             }

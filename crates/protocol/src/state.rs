@@ -186,7 +186,8 @@ pub struct BatchRecord {
     /// Error of the last failed try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// Not assigned before this moment: backoff after a failure.
+    /// Not assigned before this moment: backoff after a failure. Of one that was cancelled while a worker had it: until then
+    /// the worker may be at it without knowing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// Somebody has given the batch up, and why: it is committed without a result.
@@ -197,10 +198,25 @@ pub struct BatchRecord {
     pub waiting: Option<Waiting>,
 }
 
+/// How long a worker that does not hear of it may go on with what was cancelled: more than two thirds of a lease of 30 s.
+const STOPS_WITHIN_US: i64 = 20_000_000;
+
 impl BatchRecord {
-    /// The batch as it waits to be tried anew, by somebody's decision: as if it had never failed.
+    /// The batch as it waits to be tried anew, by somebody's decision: as if it had never failed or been given up.
     pub fn again(&self) -> Self {
-        Self { state: BatchState::Pending, failures: 0, losses: 0, not_before: None, ..self.clone() }
+        Self { state: BatchState::Pending, failures: 0, losses: 0, not_before: None, skip: None, ..self.clone() }
+    }
+
+    /// The batch as it is parked by somebody's decision.
+    pub fn cancelled(&self, error: String, now: Timestamp) -> Self {
+        let is_assigned = matches!(self.state, BatchState::Assigned { .. });
+        let not_before = is_assigned.then(|| now.plus_micros(STOPS_WITHIN_US));
+        Self { state: BatchState::Failed, last_error: Some(error), skip: None, not_before, ..self.clone() }
+    }
+
+    /// Whether it is parked, but a worker may still be at it.
+    pub fn may_still_run(&self, now: Timestamp) -> bool {
+        self.state == BatchState::Failed && self.not_before > Some(now)
     }
 
     /// A batch that has just been planned.

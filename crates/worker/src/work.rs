@@ -70,8 +70,8 @@ fn report_of(key: String, revision: i64, assignment: Assignment, outcome: Outcom
     (Compare::Modified(key.clone(), revision), Op::Put { key, value: value.into(), lease })
 }
 
-/// A finished task: the assignment's key and what to report.
-type Done = (String, Outcome);
+/// A finished task: the assignment's key, the revision at which it was given, and what to report.
+type Done = (String, i64, Outcome);
 
 /// An assignment in hand.
 #[derive(Debug)]
@@ -264,7 +264,8 @@ impl Session<'_> {
                 return;
             }
         };
-        let (tools, key, task) = (self.tools.clone(), item.key.clone(), assignment.clone());
+        let (tools, key, revision, task) =
+            (self.tools.clone(), item.key.clone(), item.mod_revision, assignment.clone());
         let task = self.tasks.spawn(async move {
             // A defect in one batch must be reported like any failure, not leave the batch in nobody's hands.
             let ended = AssertUnwindSafe(attempt(&tools, &task)).catch_unwind().await;
@@ -287,7 +288,7 @@ impl Session<'_> {
                     Outcome::Failed { error: "the attempt panicked: see the worker's log".to_owned(), retryable: true }
                 }
             };
-            (key, outcome)
+            (key, revision, outcome)
         });
         self.running.insert(item.key.clone(), Held { assignment, revision: item.mod_revision, task });
     }
@@ -303,7 +304,9 @@ impl Session<'_> {
     /// Writes outcomes into their assignments, as far as these are still this worker's: many in a transaction, since each
     /// costs the store a write to disk.
     async fn report(&mut self, ended: Vec<Done>, lease: i64) -> Result<(), MetaError> {
-        let mut reports = ended.into_iter().filter_map(|(key, outcome)| {
+        let mut reports = ended.into_iter().filter_map(|(key, of, outcome)| {
+            // What was taken away when it had just ended, and given anew, is in hand under the same key.
+            self.running.get(&key).filter(|held| held.revision == of)?;
             let Held { assignment, revision, .. } = self.running.remove(&key)?;
             Some(report_of(key, revision, assignment, outcome, lease))
         });
@@ -352,7 +355,8 @@ impl Session<'_> {
                 Some(ended) = self.tasks.join_next() => self.report_with_others(ended, lease).await?,
                 () = self.tools.clock.sleep(left) => {
                     self.tasks.abort_all();
-                    let released = self.running.keys().map(|key| (key.clone(), Outcome::Released)).collect();
+                    let released = self.running.iter();
+                    let released = released.map(|(key, held)| (key.clone(), held.revision, Outcome::Released)).collect();
                     return self.report(released, lease).await;
                 }
             }

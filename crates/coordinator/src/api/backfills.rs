@@ -298,8 +298,13 @@ impl Api {
         let mut taken = 0;
         for batches in of.flying(name).into_values() {
             // What is larger than a write is left to finish, and so is a window that goes on meanwhile.
-            let all_wait =
-                batches.iter().all(|batch| matches!(batch.value.state, BatchState::Pending | BatchState::Failed));
+            let now = self.parts.clock.now();
+            let waits = |batch: &BatchRecord| match batch.state {
+                BatchState::Pending => true,
+                BatchState::Failed => !batch.may_still_run(now),
+                BatchState::Assigned { .. } | BatchState::Committed(_) => false,
+            };
+            let all_wait = batches.iter().all(|batch| waits(&batch.value));
             if !all_wait || batches.len() > MAX_TXN_OPS || self.has_markers(&batches).await? {
                 continue;
             }

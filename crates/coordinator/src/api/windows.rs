@@ -126,6 +126,16 @@ impl WindowService for Api {
         if request.validate_only || failed == 0 {
             return Ok(Response::new(v1::RetryWindowResponse { batches: failed }));
         }
+        let now = self.parts.clock.now();
+        let stopping = batches.iter().find(|record| record.value.may_still_run(now)).map(|record| &record.value);
+        if let Some(batch) = stopping.filter(|batch| batch.task.spec_hash() != job.spec.hash()) {
+            let message = format!(
+                "{} was cancelled a moment ago, and its worker may still be at it with the spec of before; try again after {}",
+                batch.id,
+                batch.not_before.unwrap_or(now)
+            );
+            return Err(error(Code::Unavailable, "STILL_STOPPING", message));
+        }
         let anew = self.takes_new_spec(&job, &batches).await?;
         let again = batches.iter().filter_map(|record| {
             let anew = anew.contains(&record.value.id.part);
@@ -179,11 +189,9 @@ impl WindowService for Api {
         let error = if reason.is_empty() { "cancelled".to_owned() } else { format!("cancelled: {reason}") };
         let (_, batches) = self.window_batches(&request.name).await?;
         let is_left = |state: &BatchState| matches!(state, BatchState::Pending | BatchState::Assigned { .. });
-        let stopped = batches.iter().filter(|record| is_left(&record.value.state)).map(|record| {
-            let last_error = Some(error.clone());
-            (BatchRecord { state: BatchState::Failed, last_error, ..record.value.clone() }, record)
-        });
-        let stopped: Vec<_> = stopped.collect();
+        let now = self.parts.clock.now();
+        let stopped = batches.iter().filter(|record| is_left(&record.value.state));
+        let stopped: Vec<_> = stopped.map(|record| (record.value.cancelled(error.clone(), now), record)).collect();
         let batches = if request.validate_only { stopped.len() as u32 } else { self.write_batches(stopped).await? };
         Ok(Response::new(v1::CancelWindowResponse { batches }))
     }
@@ -241,20 +249,20 @@ impl Api {
         };
         // A worker may have died between its marker and its report.
         let markers = self.parts.store.list(&paths::window_commits(&job.name, window)).await.map_err(store)?;
-        let mut markers = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
-        let has_marker = markers.any(|(_, _, _, revision)| revision == tried);
+        let markers = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
+        let made: Vec<Part> = markers.filter(|(_, _, _, of)| *of == tried).map(|(_, _, part, _)| part).collect();
         // Late readings amend some partitions; the others keep the spec that they have.
         let amends = |record: &BatchRecord| match &record.task {
             Task::Map(plan) => plan.revises.as_ref().is_some_and(|it| matches!(it.cause, WishId::Late(_))),
             Task::Finish(_) => false,
         };
         let is_whole = !batches.iter().any(|record| amends(&record.value));
-        let is_new = !has_marker && is_whole;
+        let is_new = made.is_empty() && is_whole;
         if is_new && batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
             return Ok(batches.iter().map(|record| record.value.id.part).collect());
         }
         let last = batches.iter().find(|record| record.value.id.part == Part::Finish && waits(&record.value));
-        let Some(last) = last else { return Ok(Vec::new()) };
+        let Some(last) = last.filter(|_| !made.contains(&Part::Finish)) else { return Ok(Vec::new()) };
         let key = keys::spec(&job.name, last.value.task.spec_hash());
         let stored = self.parts.meta.get(&key).await.map_err(meta)?;
         let planned = stored.and_then(|item| serde_json::from_slice::<JobSpec>(&item.value).ok());

@@ -30,16 +30,18 @@ fn window(of: i64) -> WindowId {
 }
 
 impl World {
-    /// Six hours of 1970 are complete, ten offsets of one partition each; two hours are to be kept.
+    /// Six hours of 1970 are complete, ten offsets of one partition each; two are to be kept, since what ended at a
+    /// retention before the newest is kept, too.
     async fn new() -> Self {
         let (folder, parts) = fixture::parts();
-        let spec = r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1", "output": {"retention": "2h"}}"#;
+        let spec = r#"{"source": {"topic": "t"}, "window": {"every": "1h"}, "map": "SELECT 1", "output": {"retention": "119m"}}"#;
         let name = JobName::new("j").unwrap();
         let job = JobRecord::new(name, serde_json::from_str(spec).unwrap(), Timestamp::MIN);
         let world = Self { parts, job, folder };
         for of in 0..6 {
             world.complete(of).await;
         }
+        world.put(keys::job(&world.job.name), encode(&world.job)).await;
         let progress = json!({"origin": hour(0), "finishPlannedThrough": hour(6), "windowsComplete": 6});
         world.put(keys::progress(&world.job.name), progress.to_string().into_bytes()).await;
         world
@@ -235,7 +237,7 @@ async fn a_window_without_its_last_step_stays_and_all_after_it() {
 async fn windows_of_volume_go_by_the_age_that_they_have_in_their_partition() {
     let mut world = World::new().await;
     for of in 0..6 {
-        remove(&world.parts, &world.job, window(of)).await.unwrap();
+        remove(&world.parts, &world.job, vec![window(of)]).await.unwrap();
     }
     world.job.spec.window = serde_json::from_value(json!({"every": "volume", "readings": 10})).unwrap();
     for (partition, offset, until) in
@@ -252,4 +254,42 @@ async fn windows_of_volume_go_by_the_age_that_they_have_in_their_partition() {
     let left = ["p3-o0", "p3-o10", "p3-o20", "p4-o0", "p4-o10"]
         .map(|id| left.iter().any(|object| object.path.contains(&format!("/{id}/"))));
     assert_eq!(left, [false, false, true, true, true]);
+}
+
+#[tokio::test]
+async fn a_window_that_is_gone_stays_while_a_revision_that_was_planned_before_reads_it() {
+    let world = World::new().await;
+    assert_eq!(world.expire().await, 4);
+    // Left of a removal that was stopped, or planned while the record was put.
+    world.complete(1).await;
+    world.fly(window(1), P3).await;
+    assert_eq!(world.expire().await, 0);
+    assert_eq!(world.left("j/data").await, [1, 4, 5]);
+    world.end(window(1), P3).await;
+    world.expire().await;
+    assert_eq!(world.left("j/data").await, [4, 5]);
+}
+
+#[tokio::test]
+async fn nothing_goes_while_a_batch_is_not_understood() {
+    let world = World::new().await;
+    world.put(keys::batch(&world.job.name, window(1), P3), b"of a newer version".to_vec()).await;
+    assert_eq!((world.expire().await, world.record().await), (0, None));
+}
+
+#[tokio::test]
+async fn a_retention_that_was_changed_while_windows_were_looked_through_removes_nothing_by_what_it_was() {
+    let world = World::new().await;
+    let mut longer = world.job.clone();
+    longer.spec.output.retention = Some("365d".parse().unwrap());
+    world.put(keys::job(&world.job.name), encode(&longer)).await;
+    assert_eq!((world.expire().await, world.record().await), (0, None));
+}
+
+#[tokio::test]
+async fn what_ended_a_retention_before_the_newest_is_kept() {
+    let mut world = World::new().await;
+    world.job.spec.output.retention = Some("2h".parse().unwrap());
+    world.put(keys::job(&world.job.name), encode(&world.job)).await;
+    assert_eq!(world.expire().await, 3, "the fourth hour ended two hours before the sixth");
 }

@@ -8,7 +8,7 @@ use crate::dev::Dev;
 #[test]
 fn old_windows_go_and_what_is_left_is_proven() {
     let dev = Dev::start_with(&["--janitor-seconds", "1"]);
-    let job = format!("{JOB}  output: {{retention: 2h}}\n");
+    let job = format!("{JOB}  output: {{retention: 119m}}\n");
     dev.run(&["apply", "-f", dev.write("fleet.yaml", &job).to_str().unwrap()]).ok();
     dev.send("fleet", 5);
     dev.run(&["wait", "fleet", "--until", "2015-09-01T05:00:00Z", "--timeout", "1m"]).ok();

@@ -30,13 +30,17 @@ struct Roles {
 
 impl Roles {
     fn start(deployment: &Deployment) -> Self {
+        Self::with_slots(deployment, "2")
+    }
+
+    fn with_slots(deployment: &Deployment, slots: &str) -> Self {
         let (server, gate) = (free_port(), free_port());
         Self {
             servers: [server; 2],
             gates: [gate; 2],
             coordinator: deployment.coordinator(server),
             _gateway: deployment.gateway(gate),
-            worker: deployment.worker(),
+            worker: deployment.worker_with(&["--slots", slots]),
         }
     }
 }
@@ -187,7 +191,8 @@ async fn a_batch_that_fails_or_never_ends_holds_nobody_back_and_is_tried_again_o
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_without_end_is_cancelled_and_its_worker_goes_on() {
     let deployment = Deployment::new(Services::direct());
-    let roles = Roles::start(&deployment);
+    // One slot: a query that burned on would keep the worker from all else.
+    let roles = Roles::with_slots(&deployment, "1");
     let endless = "SELECT speed FROM readings\n  reduce: SELECT count(*) AS n FROM parts a, parts b, parts c, parts d \
                    WHERE a.speed + b.speed < c.speed - d.speed - 999";
     deployment.apply(HOURLY, "3s", endless, &roles).await;
@@ -224,7 +229,7 @@ async fn what_is_sent_twice_counts_once_and_old_windows_go_with_their_files() {
         (Some(AN_HOUR), Some(AN_HOUR))
     );
 
-    deployment.apply(&format!("{HOURLY}\n  output: {{retention: 2h}}"), "3s", SUMS, &roles).await;
+    deployment.apply(&format!("{HOURLY}\n  output: {{retention: 119m}}"), "3s", SUMS, &roles).await;
     for hour in 1..7 {
         deployment.send(roles.gates, hour, PER_HOUR).await;
     }

@@ -153,11 +153,11 @@ impl Deployment {
     }
 
     pub fn worker(&self) -> Process {
-        self.worker_with(&[])
+        self.worker_with(&["--slots", "2"])
     }
 
     pub fn worker_with(&self, more: &[&str]) -> Process {
-        self.start(&[&["worker", "--slots", "2", "--lease-seconds", "3", "--memory-mib", "64"], more].concat())
+        self.start(&[&["worker", "--lease-seconds", "3", "--memory-mib", "64"], more].concat())
     }
 
     pub fn coordinator(&self, port: u16) -> Process {

@@ -143,7 +143,7 @@ impl Fleet {
             (Place::Coordinator, _) => self.deployment.coordinator(self.servers[i]),
             (Place::Gateway, _) => self.deployment.gateway(self.gates[i]),
             (Place::Worker, Some(disk)) if i == 0 => {
-                self.deployment.worker_with(&["--scratch", disk.0.join("worker").to_str().unwrap()])
+                self.deployment.worker_with(&["--slots", "2", "--scratch", disk.0.join("worker").to_str().unwrap()])
             }
             (Place::Worker, _) => self.deployment.worker(),
         };

@@ -57,7 +57,7 @@ async fn roles_wait_for_services_that_are_away_and_lose_nothing() {
     let (servers, gates) = ([server; 2], [gate; 2]);
     let mut coordinator = deployment.coordinator(server);
     let mut gateway = deployment.gateway(gate);
-    let mut worker = deployment.worker_with(&["--http", &format!("127.0.0.1:{probe}")]);
+    let mut worker = deployment.worker_with(&["--slots", "2", "--http", &format!("127.0.0.1:{probe}")]);
 
     // At the start: each names what it waits for, and nobody ends.
     for process in [&mut coordinator, &mut gateway, &mut worker] {

@@ -103,8 +103,8 @@ impl Audit {
         sum.version = expired.version;
         for (window, complete) in completes.iter().filter(|(it, _)| expired.covers(**it) && !before.covers(**it)) {
             let over = ended(complete).plus_micros(retention.micros());
-            must!(newest(&completes, *window) >= Some(over), "{path} lets {window} go, which is to be kept to {over}");
-            must!(wall >= Some(over), "{path} lets {window} go at {wall:?}, before {over}");
+            must!(newest(&completes, *window) > Some(over), "{path} lets {window} go, which is to be kept to {over}");
+            must!(wall > Some(over), "{path} lets {window} go at {wall:?}, before {over}");
             must!(at_rest(*window), "{path} lets {window} go while a batch of it is in flight");
             let wished = seen.wishes.iter().find(|(key, wish)| {
                 let of = key.starts_with(&keys::wishes(&job)) && !wish.is_done() && wish.next < complete.plan.until;
@@ -154,7 +154,7 @@ impl Audit {
             first.entry(of(*window)).or_insert((window, ended(complete).plus_micros(retention)));
         }
         let wall = true_time(self.world.time());
-        let old = first.iter().find(|(of, (_, over))| newest[*of].min(wall) >= *over);
+        let old = first.iter().find(|(of, (_, over))| newest[*of].min(wall) > *over);
         old.map(|(_, (window, _))| format!("{job}/{window} has been kept for too long"))
     }
 }
