@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use windrow_protocol::job::Limits;
+use windrow_protocol::job::{Limits, Violation};
 
 #[allow(dead_code)] // Files and SQL are not read here.
 #[rustfmt::skip] // It would look for the tests beside it.
@@ -18,6 +18,11 @@ fuzz_target!(|text: &str| {
     };
     for document in documents {
         let _ = (document.name(), document.line());
+        // Where SQL is wrong is said within its text.
+        for place in [(1, 1), (2, 3), (90, 1)] {
+            let violation = Violation { position: Some(place), ..Violation::new("spec.map", "SQL_SYNTAX", "") };
+            drop(document.problem(violation).to_string());
+        }
         match document.job() {
             Err(problem) => drop((problem.to_string(), problem.value())),
             Ok(file) => {

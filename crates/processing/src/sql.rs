@@ -2,6 +2,7 @@
 //! differently when it is run again.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -13,7 +14,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
-use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement as SqlStatement, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -36,6 +37,10 @@ const UNBOUNDED: [&str; 3] = ["lpad", "rpad", "repeat"];
 
 /// The most words and signs of a query. Planning recurses over expressions, so its depth must be bounded.
 const MAX_TOKENS: usize = 2_000;
+
+/// The most tables of a query whose WITH queries are written out wherever they are named, which is what planning does:
+/// a few of them that each name the one before twice would fill any memory.
+const MAX_TABLES: u64 = 1_000;
 
 /// Why a query is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,11 +115,79 @@ fn parse(sql: &str) -> Result<Statement, Refusal> {
         ));
     }
     match &statement {
-        Statement::Statement(inner) if matches!(**inner, SqlStatement::Query(_)) => Ok(statement),
+        Statement::Statement(inner) if matches!(**inner, SqlStatement::Query(_)) => {
+            expect_few_tables(inner)?;
+            Ok(statement)
+        }
         _ => Err(refusal(
             "NOT_A_QUERY",
             "only a SELECT statement (with WITH, if needed) is allowed: no DDL, DML, COPY, SET or EXPLAIN",
         )),
+    }
+}
+
+fn expect_few_tables(statement: &SqlStatement) -> Result<(), Refusal> {
+    let mut tables = Tables::default();
+    let _ = statement.visit(&mut tables);
+    if tables.most > MAX_TABLES {
+        let message = format!(
+            "the query names more than {MAX_TABLES} tables if its WITH queries are written out wherever they are named"
+        );
+        return Err(refusal("TOO_COMPLEX", message));
+    }
+    Ok(())
+}
+
+/// Counts the tables of a query with its WITH queries written out.
+#[derive(Default)]
+struct Tables {
+    /// Counts of the queries around the place that is looked at, the innermost last.
+    open: Vec<u64>,
+    /// The WITH queries' names.
+    names: HashMap<*const Query, String>,
+    /// Their counts. A name that is given again counts as the largest of its queries.
+    counts: HashMap<String, u64>,
+    /// The largest count of all.
+    most: u64,
+}
+
+impl Tables {
+    fn add(&mut self, count: u64) {
+        if let Some(open) = self.open.last_mut() {
+            *open = open.saturating_add(count);
+        }
+    }
+}
+
+impl Visitor for Tables {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        for with in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.names.insert(std::ptr::from_ref(&*with.query), with.alias.name.value.to_lowercase());
+        }
+        self.open.push(0);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let count = self.open.pop().unwrap_or_default();
+        self.most = count.max(self.most);
+        match self.names.remove(&std::ptr::from_ref(query)) {
+            Some(name) => {
+                let known = self.counts.entry(name).or_default();
+                *known = count.max(*known);
+            }
+            None => self.add(count),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let name = relation.0.last().and_then(|part| part.as_ident()).map(|ident| ident.value.to_lowercase());
+        let count = name.and_then(|name| self.counts.get(&name)).copied().unwrap_or_default();
+        self.add(count.saturating_add(1));
+        ControlFlow::Continue(())
     }
 }
 
