@@ -25,8 +25,10 @@ const READS: usize = 16;
 
 /// Removes what a job no longer keeps; how many windows went.
 pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
-    let Some(retention) = job.spec.output.retention else { return Ok(0) };
     let before = parts.store.expired(&job.name).await?;
+    if before.is_none() && job.spec.output.retention.is_none() {
+        return Ok(0);
+    }
     let names = parts.store.folders(&paths::commits(&job.name)).await?;
     let mut windows: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
     windows.sort();
@@ -38,6 +40,7 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
     if !gone.is_empty() {
         remove(parts, job, gone).await?;
     }
+    let Some(retention) = job.spec.output.retention else { return Ok(0) };
     let keep = Keep::of(parts, job, &left).await?;
     let (number, mut expired) = before.unwrap_or_default();
     expired.version = MARKER_VERSION;

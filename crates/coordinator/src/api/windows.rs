@@ -188,9 +188,16 @@ impl WindowService for Api {
         }
         let error = if reason.is_empty() { "cancelled".to_owned() } else { format!("cancelled: {reason}") };
         let (_, batches) = self.window_batches(&request.name).await?;
-        let is_left = |state: &BatchState| matches!(state, BatchState::Pending | BatchState::Assigned { .. });
+        // A last step that waits for its parts holds nobody: parked, it would be given up with them.
+        let is_done = |record: &&Versioned<BatchRecord>| matches!(record.value.state, BatchState::Committed(_));
+        let waits_for_parts = batches.iter().filter(|record| !is_done(record)).count() > 1;
+        let is_left = |record: &&Versioned<BatchRecord>| match record.value.state {
+            BatchState::Pending => record.value.id.part != Part::Finish || !waits_for_parts,
+            BatchState::Assigned { .. } => true,
+            BatchState::Committed(_) | BatchState::Failed => false,
+        };
         let now = self.parts.clock.now();
-        let stopped = batches.iter().filter(|record| is_left(&record.value.state));
+        let stopped = batches.iter().filter(is_left);
         let stopped: Vec<_> = stopped.map(|record| (record.value.cancelled(error.clone(), now), record)).collect();
         let batches = if request.validate_only { stopped.len() as u32 } else { self.write_batches(stopped).await? };
         Ok(Response::new(v1::CancelWindowResponse { batches }))

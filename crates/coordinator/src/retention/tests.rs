@@ -293,3 +293,13 @@ async fn what_ended_a_retention_before_the_newest_is_kept() {
     world.put(keys::job(&world.job.name), encode(&world.job)).await;
     assert_eq!(world.expire().await, 3, "the fourth hour ended two hours before the sixth");
 }
+
+#[tokio::test]
+async fn a_removal_that_was_stopped_is_finished_though_the_job_keeps_all_windows_now() {
+    let mut world = World::new().await;
+    assert_eq!(world.expire().await, 4);
+    world.complete(1).await;
+    world.job.spec.output.retention = None;
+    assert_eq!(world.expire().await, 0);
+    assert_eq!(world.left("j/data").await, [4, 5]);
+}

@@ -27,6 +27,9 @@ use crate::deployment::{BLOCKS, DEVICES, Deployment, PER_HOUR, Process, free_por
 /// How long the cluster may take to do all that is left once nothing fails any more.
 const SETTLES_WITHIN: Duration = Duration::from_secs(900);
 
+/// How long three JVMs and all else may take to start.
+const STARTS_WITHIN: Duration = Duration::from_secs(300);
+
 /// A role's lease is 3 s: a pause beyond it.
 const PAUSE: std::ops::Range<u64> = 3_500..6_000;
 
@@ -324,6 +327,11 @@ async fn long_whatever_fails_every_acknowledged_reading_is_in_one_place_once() {
         "60s",
         "SELECT device, count(*) AS n FROM readings GROUP BY device\n  reduce: SELECT sum(n) AS n FROM parts",
     );
+    let began = Instant::now();
+    while deployment.readiness(gates[0]).await != Some(200) {
+        assert!(began.elapsed() < STARTS_WITHIN, "the cluster is up in time: {}", deployment.logs());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let ingest = tokio::spawn(ingest(deployment.clone(), gates, stop.clone()));
     for file in [&of_rows, &of_sums] {
