@@ -141,6 +141,14 @@ impl Fleet {
         fleet
     }
 
+    async fn is_up(&self) {
+        let began = Instant::now();
+        while self.deployment.readiness(self.gates[0]).await != Some(200) {
+            assert!(began.elapsed() < STARTS_WITHIN, "the cluster is up in time: {}", self.deployment.logs());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
     fn launch(&mut self, place: Place, i: usize) {
         let process = match (place, &self.disk) {
             (Place::Coordinator, _) => self.deployment.coordinator(self.servers[i]),
@@ -272,8 +280,8 @@ async fn ingest(deployment: Arc<Deployment>, gates: [u16; 2], stop: Arc<AtomicBo
     let mut hour = 0;
     while !stop.load(Ordering::SeqCst) {
         let lines = Deployment::lines(hour, PER_HOUR);
-        let mut tries = gates.iter().cycle().skip(hour as usize % 2);
-        while let Some(gate) = tries.next() {
+        let tries = gates.iter().cycle().skip(hour as usize % 2);
+        for gate in tries {
             let answer = deployment.offer(*gate, &lines).await;
             if answer.is_ok_and(|answer| answer.contains(&format!("\"accepted\":{}", lines.len()))) {
                 break;
@@ -327,11 +335,7 @@ async fn long_whatever_fails_every_acknowledged_reading_is_in_one_place_once() {
         "60s",
         "SELECT device, count(*) AS n FROM readings GROUP BY device\n  reduce: SELECT sum(n) AS n FROM parts",
     );
-    let began = Instant::now();
-    while deployment.readiness(gates[0]).await != Some(200) {
-        assert!(began.elapsed() < STARTS_WITHIN, "the cluster is up in time: {}", deployment.logs());
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+    fleet.is_up().await;
     let stop = Arc::new(AtomicBool::new(false));
     let ingest = tokio::spawn(ingest(deployment.clone(), gates, stop.clone()));
     for file in [&of_rows, &of_sums] {
