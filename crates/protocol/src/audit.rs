@@ -346,6 +346,7 @@ mod tests {
         empty.files.clear();
         assert_eq!(marker(&empty), Vec::<String>::new());
     }
+
     /// A revision of partition 0's marker that takes the place of `base`, for late readings at these offsets.
     fn revision(number: u32, base: Option<u32>, more: &[(i64, i64)]) -> Marker {
         let mut marker = partition(0);

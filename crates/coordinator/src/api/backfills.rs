@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
-use windrow_protocol::plan::{BatchId, Part};
+use windrow_protocol::plan::Part;
 use windrow_protocol::revise::{self, Ground, Known, Span, SpecRef, Wish, WishId};
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
 use windrow_protocol::{BackfillName, JobName, PartitionId, WindowId, paths};
@@ -318,15 +318,11 @@ impl Api {
 }
 
 impl Api {
-    /// Whether one of a window's batches has its marker: a worker died before it could say so. What is committed is
-    /// finished, or the next revision would find a marker of another plan in its place.
+    /// Whether one of a window's batches has its marker. What is committed is finished, or the next revision would find a
+    /// marker of another plan in its place.
     async fn has_markers(&self, batches: &[&Versioned<BatchRecord>]) -> Result<bool, Status> {
-        let Some(BatchId { job, window, revision, .. }) = batches.first().map(|batch| &batch.value.id) else {
-            return Ok(false);
-        };
-        let markers = self.parts.store.list(&paths::window_commits(job, *window)).await.map_err(store)?;
-        let mut markers = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
-        Ok(markers.any(|(_, _, _, of)| of == *revision))
+        let Some(first) = batches.first() else { return Ok(false) };
+        Ok(!self.made(&first.value.id).await?.is_empty())
     }
 }
 

@@ -251,3 +251,31 @@ async fn a_watch_ends_with_the_server() {
     api.stop.cancel();
     assert!(changes.next().await.is_none());
 }
+
+#[tokio::test]
+async fn all_parked_batches_of_a_wide_window_take_the_new_spec_in_one_write() {
+    use windrow_ports::meta::{Op, Txn};
+    use windrow_protocol::plan::{BatchId, Part};
+    use windrow_protocol::state::{BatchRecord, BatchState, Task};
+    let (_folder, api) = api();
+    create(&api, job("a"), "").await.unwrap();
+    let name = JobName::new("a").unwrap();
+    let window: windrow_protocol::WindowId = "20260101T000000Z".parse().unwrap();
+    let put = (0..100).map(|partition| {
+        let plan = serde_json::json!({
+            "topic": "traffic", "topicId": "i", "partition": partition, "revision": 0, "specHash": "old", "generation": 1,
+            "window": {"start": "2026-01-01T00:00:00Z", "end": "2026-01-01T01:00:00Z"}, "sealedBy": "watermark",
+            "read": {"start": 0, "end": 1}, "owned": {"start": 0, "end": 1},
+        });
+        let part = Part::Partition(PartitionId(partition));
+        let id = BatchId { job: name.clone(), window, part, revision: Default::default() };
+        let batch = BatchRecord::new(id, Task::Map(serde_json::from_value(plan).unwrap()));
+        Op::put(keys::batch(&name, window, part), encode(&BatchRecord { state: BatchState::Failed, ..batch }))
+    });
+    api.parts.meta.txn(Txn { when: vec![], then: put.collect() }).await.unwrap();
+    let request = v1::RetryWindowRequest { name: format!("jobs/a/windows/{window}"), validate_only: false };
+    assert_eq!(api.retry_window(Request::new(request)).await.unwrap().into_inner().batches, 100);
+    let stored = api.parts.meta.list(&keys::batches(&name)).await.unwrap();
+    let old = stored.items.iter().filter(|item| String::from_utf8_lossy(&item.value).contains("\"old\"")).count();
+    assert_eq!(old, 0, "or a window would be computed by two specs");
+}

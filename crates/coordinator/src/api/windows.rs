@@ -231,13 +231,18 @@ impl Api {
     /// many the first: the others are left for when it is asked again.
     async fn write_batches(&self, batches: Vec<(BatchRecord, &Versioned<BatchRecord>)>) -> Result<u32, Status> {
         let mut txn = Txn::default();
-        for (batch, before) in batches.iter().take(MAX_TXN_OPS / 2) {
+        for (batch, before) in &batches {
             let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
-            txn.when.push(Compare::Modified(key.clone(), before.revision));
-            txn.then.push(Op::put(key, encode(batch)));
+            let mut ops = vec![Op::put(key.clone(), encode(batch))];
             if let BatchState::Assigned { worker } = &before.value.state {
-                txn.then.push(Op::Delete { key: keys::assignment(worker, &batch.id) });
+                ops.push(Op::Delete { key: keys::assignment(worker, &batch.id) });
             }
+            // Batches of which none is assigned are written whole up to the limit: a new spec is for all of them at once.
+            if txn.then.len() + ops.len() > MAX_TXN_OPS {
+                break;
+            }
+            txn.when.push(Compare::Modified(key, before.revision));
+            txn.then.extend(ops);
         }
         let count = txn.when.len() as u32;
         if count > 0 && !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
@@ -246,18 +251,19 @@ impl Api {
         Ok(count)
     }
 
+    /// The parts of a window that have a marker of a batch's revision: a worker may have died before it could say so.
+    pub(super) async fn made(&self, id: &BatchId) -> Result<Vec<Part>, Status> {
+        let markers = self.parts.store.list(&paths::window_commits(&id.job, id.window)).await.map_err(store)?;
+        let markers = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
+        Ok(markers.filter(|(_, _, _, of)| *of == id.revision).map(|(_, _, part, _)| part).collect())
+    }
+
     /// The batches of a window that can run the job's spec of now when they are tried again: all of them while none has
     /// run to its marker, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
     async fn takes_new_spec(&self, job: &JobRecord, batches: &[Versioned<BatchRecord>]) -> Result<Vec<Part>, Status> {
         let waits = |record: &BatchRecord| matches!(record.state, BatchState::Failed | BatchState::Pending);
-        let Some(BatchId { window, revision: tried, .. }) = batches.first().map(|record| record.value.id.clone())
-        else {
-            return Ok(Vec::new());
-        };
-        // A worker may have died between its marker and its report.
-        let markers = self.parts.store.list(&paths::window_commits(&job.name, window)).await.map_err(store)?;
-        let markers = markers.iter().filter_map(|object| paths::parse_marker(&object.path));
-        let made: Vec<Part> = markers.filter(|(_, _, _, of)| *of == tried).map(|(_, _, part, _)| part).collect();
+        let Some(first) = batches.first() else { return Ok(Vec::new()) };
+        let made = self.made(&first.value.id).await?;
         // Late readings amend some partitions; the others keep the spec that they have.
         let amends = |record: &BatchRecord| match &record.task {
             Task::Map(plan) => plan.revises.as_ref().is_some_and(|it| matches!(it.cause, WishId::Late(_))),

@@ -47,10 +47,6 @@ impl Roles {
 }
 
 impl Deployment {
-    async fn json(&self, args: &[&str], roles: &Roles) -> Value {
-        serde_json::from_slice(&self.run(&[args, &["-o", "json"]].concat(), roles.servers).await.stdout).unwrap()
-    }
-
     async fn apply(&self, window: &str, idle: &str, map: &str, roles: &Roles) {
         let file = self.job_file_with(&self.job, BLOCKS, window, idle, map);
         self.run(&["apply", "-f", file.to_str().unwrap()], roles.servers).await;
@@ -69,7 +65,7 @@ impl Deployment {
     /// The state of a window in flight, and what its batches say went wrong.
     async fn window(&self, hour: u64, roles: &Roles) -> (String, String) {
         let name = WindowId::Time(hour_start(hour)).to_string();
-        let windows = self.json(&["get", "windows", "--job", &self.job], roles).await;
+        let windows = self.json(&["get", "windows", "--job", &self.job], roles.servers).await;
         let window = windows.as_array().unwrap().iter().find(|window| window["window"] == *name).cloned();
         let text = |field: &str| window.as_ref().map_or("", |window| window[field].as_str().unwrap()).to_owned();
         (text("state"), text("note"))
@@ -135,7 +131,7 @@ async fn a_topic_that_grows_is_followed_and_what_it_loses_is_counted_or_stops_th
     let new = NewTopic { name: topic.clone(), partitions: 4, replication: 1, retention_ms: None, max_ahead_ms: None };
     until("the name is free", || async { kafka.create_topic(&new).await.is_ok() }).await;
     until("the job tells of it", || async {
-        let job = deployment.json(&["describe", &deployment.job], &roles).await;
+        let job = deployment.json(&["describe", &deployment.job], roles.servers).await;
         job["status"]["problem"].as_str().is_some_and(|problem| problem.contains("made again"))
     })
     .await;
@@ -154,7 +150,7 @@ async fn a_batch_that_fails_or_never_ends_holds_nobody_back_and_is_tried_again_o
         deployment.send(roles.gates, hour, 5).await;
     }
     until("the first hour is parked", || async { deployment.window(0, &roles).await.0 == "failed" }).await;
-    let job = deployment.json(&["describe", &deployment.job], &roles).await;
+    let job = deployment.json(&["describe", &deployment.job], roles.servers).await;
     assert!(job["status"]["batchesFailed"].as_i64() >= Some(1), "{job}");
     until("the hours behind it are complete", || async {
         let hours = futures::future::join_all((1..4).map(|hour| deployment.window(hour, &roles))).await;
@@ -198,7 +194,7 @@ async fn a_query_without_end_is_cancelled_and_its_worker_goes_on() {
                    WHERE a.speed + b.speed < c.speed - d.speed - 999";
     deployment.apply(HOURLY, "3s", endless, &roles).await;
     deployment.send(roles.gates, 0, PER_HOUR).await;
-    let workers = || async { deployment.json(&["get", "workers"], &roles).await[0]["running"].as_i64() };
+    let workers = || async { deployment.json(&["get", "workers"], roles.servers).await[0]["running"].as_i64() };
     until("the reduce runs", || async {
         workers().await == Some(1) && deployment.window(0, &roles).await.1 == "4 of 5 batches committed"
     })

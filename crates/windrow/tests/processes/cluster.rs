@@ -77,7 +77,7 @@ pub struct Cluster {
     pub servers: BTreeMap<String, Server>,
     pub ways: BTreeMap<String, Proxy>,
     pub services: Services,
-    /// An etcd member, past its proxy.
+    /// The etcd members, past their proxies.
     pub etcd: Vec<String>,
     _folder: tempfile::TempDir,
 }

@@ -79,8 +79,7 @@ impl Process {
 
     /// SIGTERM, and how it ended.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        self.signal("TERM");
         self.child.wait().unwrap()
     }
 
@@ -296,9 +295,14 @@ impl Deployment {
         files
     }
 
+    /// Runs a command until it works; what it says as JSON.
+    pub async fn json(&self, args: &[&str], servers: [u16; 2]) -> serde_json::Value {
+        serde_json::from_slice(&self.run(&[args, &["-o", "json"]].concat(), servers).await.stdout).unwrap()
+    }
+
     /// What `verify` reports of a job.
     pub async fn verify(&self, job: &str, servers: [u16; 2]) -> serde_json::Value {
-        serde_json::from_slice(&self.run(&["verify", job, "-o", "json"], servers).await.stdout).unwrap()
+        self.json(&["verify", job], servers).await
     }
 
     /// Runs `verify`, which must be clean; readings in the result, and those in the late and quarantine sets.

@@ -9,9 +9,8 @@ const WANTED: u64 = 500;
 
 /// The complete windows, in the order of `get windows`.
 async fn windows(deployment: &Deployment, servers: [u16; 2]) -> Vec<Value> {
-    let args = ["get", "windows", "--job", &deployment.job, "--all", "-o", "json"];
-    let listed: Vec<Value> = serde_json::from_slice(&deployment.run(&args, servers).await.stdout).unwrap();
-    listed.into_iter().filter(|window| window["state"] == "complete").collect()
+    let listed = deployment.json(&["get", "windows", "--job", &deployment.job, "--all"], servers).await;
+    listed.as_array().unwrap().iter().filter(|window| window["state"] == "complete").cloned().collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

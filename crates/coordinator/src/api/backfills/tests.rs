@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use windrow_protocol::marker::Marker;
+use windrow_protocol::plan::BatchId;
 use windrow_protocol::{Revision, Timestamp};
 
 use super::*;
