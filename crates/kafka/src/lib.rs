@@ -265,6 +265,22 @@ impl KafkaLog {
         };
         Ok(times.iter().map(answer).collect())
     }
+
+    fn records(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        range: OffsetRange,
+        behind: read::Behind,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        if range.start >= range.end {
+            return futures::stream::empty().boxed();
+        }
+        let (tell, told) = tokio::sync::mpsc::channel(READ_AHEAD);
+        let (pool, errors, topic) = (self.readers.clone(), self.errors.clone(), topic.clone());
+        let reading = move || read::range(&pool, &errors, &topic, partition, range, behind, &tell);
+        windrow_ports::log::until_done(told, tokio::task::spawn_blocking(reading))
+    }
 }
 
 #[async_trait]
@@ -404,13 +420,16 @@ impl Log for KafkaLog {
         partition: PartitionId,
         range: OffsetRange,
     ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
-        if range.start >= range.end {
-            return futures::stream::empty().boxed();
-        }
-        let (tell, told) = tokio::sync::mpsc::channel(READ_AHEAD);
-        let (pool, errors, topic) = (self.readers.clone(), self.errors.clone(), topic.clone());
-        let reading = tokio::task::spawn_blocking(move || read::range(&pool, &errors, &topic, partition, range, &tell));
-        windrow_ports::log::until_done(told, reading)
+        self.records(topic, partition, range, read::Behind::Leave)
+    }
+
+    fn read_ahead(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        range: OffsetRange,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        self.records(topic, partition, range, read::Behind::Take)
     }
 
     async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError> {

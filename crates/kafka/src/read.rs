@@ -23,6 +23,8 @@ use crate::watermark;
 const CHUNK_RECORDS: usize = 1_024;
 /// Payload bytes per chunk, above which it is handed on.
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// Payload bytes behind a range that are handed on. A range with more than that is large beside what a broker sends at once.
+const BEHIND_BYTES: usize = 4 * 1024 * 1024;
 /// Consumers kept for the next read; connecting anew costs tens of milliseconds.
 const IDLE_READERS: usize = 8;
 /// How long one poll waits.
@@ -69,6 +71,14 @@ impl Pool {
     }
 }
 
+/// What becomes of records behind the range. A fetch begins at an offset, and ends where the broker likes: of a small
+/// range most of what is sent lies behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    Leave,
+    Take,
+}
+
 /// Reads a range and tells it in chunks. Blocks.
 pub fn range(
     pool: &Pool,
@@ -76,10 +86,11 @@ pub fn range(
     topic: &TopicName,
     partition: PartitionId,
     range: OffsetRange,
+    behind: Behind,
     tell: &Sender<Result<Vec<Record>, LogError>>,
 ) -> Result<(), LogError> {
     let consumer = pool.take().map_err(|error| errors.of(topic, &error))?;
-    let read = Read { consumer: &consumer, timeout: pool.settings.timeout, errors, topic, partition, range };
+    let read = Read { consumer: &consumer, timeout: pool.settings.timeout, errors, topic, partition, range, behind };
     let result = read.run(tell);
     // A consumer whose assignment can't be cleared is dropped.
     if result.is_ok() && consumer.unassign().is_ok() {
@@ -95,6 +106,7 @@ struct Read<'a> {
     topic: &'a TopicName,
     partition: PartitionId,
     range: OffsetRange,
+    behind: Behind,
 }
 
 impl Read<'_> {
@@ -105,7 +117,7 @@ impl Read<'_> {
         list.add_partition_offset(self.topic.as_str(), self.partition.0, start).map_err(|e| self.error(&e))?;
         self.consumer.assign(&list).map_err(|e| self.error(&e))?;
         let mut chunk = Chunk::default();
-        let mut heard = Instant::now();
+        let (mut heard, mut bytes) = (Instant::now(), 0);
         loop {
             match self.consumer.poll(POLL) {
                 None if heard.elapsed() > self.timeout => {
@@ -121,12 +133,25 @@ impl Read<'_> {
                 }
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    if message.offset() < self.range.end.0 {
+                    let is_behind = message.offset() >= self.range.end.0;
+                    if !is_behind {
+                        bytes += message.payload_len();
                         chunk.push(&message);
                     }
                     let done = message.offset() >= self.range.end.0 - 1;
-                    let listened = !(done || chunk.is_full()) || chunk.hand_on(tell);
-                    if done || !listened {
+                    if !(done || chunk.is_full()) {
+                        continue;
+                    }
+                    if !chunk.hand_on(tell) {
+                        return Ok(());
+                    }
+                    if done {
+                        if self.behind == Behind::Take && bytes < BEHIND_BYTES {
+                            if is_behind {
+                                chunk.push(&message);
+                            }
+                            self.take_behind(&mut chunk, tell);
+                        }
                         return Ok(());
                     }
                 }
@@ -143,6 +168,21 @@ impl Read<'_> {
                 Some(Err(error)) => self.tolerate(&error)?,
             }
         }
+    }
+
+    /// Hands on what was sent behind the range and has arrived, without waiting for more.
+    fn take_behind(&self, chunk: &mut Chunk, tell: &Sender<Result<Vec<Record>, LogError>>) {
+        let mut bytes = 0;
+        while bytes < BEHIND_BYTES
+            && let Some(Ok(message)) = self.consumer.poll(Duration::ZERO)
+        {
+            bytes += message.payload_len();
+            chunk.push(&message);
+            if chunk.is_full() && !chunk.hand_on(tell) {
+                return;
+            }
+        }
+        chunk.hand_on(tell);
     }
 
     /// Connections come and go; librdkafka reconnects until the deadline. Everything else ends the read.

@@ -147,6 +147,17 @@ pub trait Log: Send + Sync + std::fmt::Debug {
         range: OffsetRange,
     ) -> BoxStream<'static, Result<Vec<Record>, LogError>>;
 
+    /// As [`read`](Self::read), for those who will want the records behind the range soon: after the range's last record,
+    /// records behind it may follow, without a gap, that the log has at hand anyway. For nobody else: they take time.
+    fn read_ahead(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        range: OffsetRange,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        self.read(topic, partition, range)
+    }
+
     /// Drops all records before `before` (`DeleteRecords`).
     async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError>;
 

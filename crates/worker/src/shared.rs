@@ -1,6 +1,8 @@
 //! Reading what batches have in common once. The ranges of consecutive windows overlap by the lateness: with windows of a
-//! minute and a lateness of ten, every record is read by eleven batches. Records that several batches of a partition need
-//! are kept for a while, up to a bound, and given again from memory. Each batch has its own plan and marker all the same.
+//! minute and a lateness of ten, every record is read by eleven batches. And a log sends more than was asked for: of a
+//! backlog of small windows, megabytes with each of them. Records that several batches of a partition need, and those
+//! behind a range that came along, are kept for a while, up to a bound, and given from memory. Each batch has its own plan
+//! and marker all the same.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,42 +56,77 @@ struct Reading {
     of: Of,
     /// What is left to read.
     range: OffsetRange,
-    /// What the log is giving, and up to which offset it will.
-    from_log: Option<(Chunks, Offset)>,
+    /// Whether other batches need the range, too.
+    overlaps: bool,
+    from_log: Option<FromLog>,
+}
+
+/// A part of a range that the log is giving.
+struct FromLog {
+    chunks: Chunks,
+    /// Up to where the chunks have come.
+    at: Offset,
+    /// Where the part ends: what comes from here on lies behind it.
+    end: Offset,
 }
 
 impl Reading {
     /// The next records, and what is left.
     async fn next(mut self) -> Result<Option<(Vec<Record>, Self)>, LogError> {
-        while !self.range.is_empty() {
-            if let Some((chunks, end)) = &mut self.from_log {
-                let Some(chunk) = chunks.try_next().await? else {
-                    // The last offsets may hold nothing.
-                    self.range.start = *end;
-                    self.from_log = None;
-                    continue;
+        loop {
+            if let Some(reading) = &mut self.from_log {
+                let mut chunk = match reading.chunks.try_next().await {
+                    Ok(Some(chunk)) => chunk,
+                    // The range's records have been given: nobody misses those behind it.
+                    Err(_) if self.range.is_empty() => return Ok(None),
+                    Err(error) => return Err(error),
+                    Ok(None) => {
+                        // The last offsets may hold nothing.
+                        self.range.start = reading.end;
+                        self.from_log = None;
+                        continue;
+                    }
                 };
                 let Some(last) = chunk.last() else { continue };
-                let covers = OffsetRange::new(self.range.start, last.offset.next());
-                self.shared.keep(&self.of, covers, &chunk);
-                self.range.start = covers.end;
-                return Ok(Some((chunk, self)));
+                let covers = OffsetRange::new(reading.at, last.offset.next());
+                reading.at = covers.end;
+                let end = reading.end.max(covers.start).min(covers.end);
+                let behind = chunk.split_off(chunk.partition_point(|record| record.offset < end));
+                if !behind.is_empty() {
+                    self.shared.keep(&self.of, OffsetRange::new(end, covers.end), &behind);
+                }
+                self.range.start = self.range.start.max(end.min(reading.end));
+                if !chunk.is_empty() {
+                    if self.overlaps {
+                        self.shared.keep(&self.of, OffsetRange::new(covers.start, end), &chunk);
+                    }
+                    return Ok(Some((chunk, self)));
+                }
+                continue;
+            }
+            if self.range.is_empty() {
+                return Ok(None);
             }
             match self.shared.next(&self.of, self.range) {
                 Next::Kept(segment) => {
                     let wanted = OffsetRange::new(self.range.start, segment.covers.end.min(self.range.end));
-                    let records = segment.records.iter().filter(|record| wanted.contains(record.offset));
-                    let records = records.cloned().collect();
+                    let place = |offset| segment.records.partition_point(|record| record.offset < offset);
+                    let records = segment.records[place(wanted.start)..place(wanted.end)].to_vec();
                     self.range.start = wanted.end;
                     return Ok(Some((records, self)));
                 }
                 Next::Log(end) => {
-                    let chunks = self.log.read(&self.topic, self.of.1, OffsetRange::new(self.range.start, end));
-                    self.from_log = Some((chunks, end));
+                    let (part, partition) = (OffsetRange::new(self.range.start, end), self.of.1);
+                    let chunks = if end == self.range.end {
+                        self.log.read_ahead(&self.topic, partition, part)
+                    } else {
+                        // What is behind it is kept already.
+                        self.log.read(&self.topic, partition, part)
+                    };
+                    self.from_log = Some(FromLog { chunks, at: part.start, end });
                 }
             }
         }
-        Ok(None)
     }
 }
 
@@ -114,12 +151,15 @@ impl SharedReads {
     /// The records of a part of a plan's range, in order, as [`Log::read`]. Those of a plan whose range is mostly its own
     /// are not kept: no other batch needs them.
     pub fn read(&self, log: &Arc<dyn Log>, plan: &Plan, range: OffsetRange) -> Chunks {
-        if !plan.overlaps_others() {
-            return log.read(&plan.topic, plan.partition, range);
-        }
-        let of = (plan.topic_id.clone(), plan.partition);
-        let reading =
-            Reading { shared: self.clone(), log: log.clone(), topic: plan.topic.clone(), of, range, from_log: None };
+        let reading = Reading {
+            shared: self.clone(),
+            log: log.clone(),
+            topic: plan.topic.clone(),
+            of: (plan.topic_id.clone(), plan.partition),
+            range,
+            overlaps: plan.overlaps_others(),
+            from_log: None,
+        };
         Box::pin(futures::stream::try_unfold(reading, Reading::next))
     }
 

@@ -34,6 +34,19 @@ impl FaultyLog {
         self.link.call(Call::new(name, key), || run(self.inner.clone()), unavailable).await
     }
 
+    fn faulty(
+        &self,
+        chunks: BoxStream<'static, Result<Vec<Record>, LogError>>,
+        key: String,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        let reading = Reading { chunks, key, is_over: false };
+        futures::stream::unfold((self.clone(), reading), |(log, mut reading)| async move {
+            let item = log.next_chunk(&mut reading).await?;
+            Some((item, (log, reading)))
+        })
+        .boxed()
+    }
+
     /// The next item of a read, or `None` after the last.
     async fn next_chunk(&self, reading: &mut Reading) -> Option<Result<Vec<Record>, LogError>> {
         let Reading { chunks, key, is_over } = reading;
@@ -127,13 +140,16 @@ impl Log for FaultyLog {
         partition: PartitionId,
         range: OffsetRange,
     ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
-        let chunks = self.inner.read(topic, partition, range);
-        let reading = Reading { chunks, key: format!("{topic}/{partition}{range}"), is_over: false };
-        futures::stream::unfold((self.clone(), reading), |(log, mut reading)| async move {
-            let item = log.next_chunk(&mut reading).await?;
-            Some((item, (log, reading)))
-        })
-        .boxed()
+        self.faulty(self.inner.read(topic, partition, range), format!("{topic}/{partition}{range}"))
+    }
+
+    fn read_ahead(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        range: OffsetRange,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        self.faulty(self.inner.read_ahead(topic, partition, range), format!("{topic}/{partition}{range}+"))
     }
 
     async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError> {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use windrow_ports::log::{Append, Bounds, Log, LogError, NewTopic, Record, TopicInfo};
 use windrow_protocol::cut::Lookup;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicId, TopicName};
@@ -16,6 +16,8 @@ use crate::time::Time;
 
 /// Records per chunk of a read: few, so that the log can change in the middle of one.
 const CHUNK: usize = 16;
+/// Records behind a range that come along with it, at most.
+const BEHIND: i64 = 12;
 
 /// A log without faults. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +100,27 @@ impl Topics {
 impl SimLog {
     pub fn new(time: Time) -> Self {
         Self { topics: Arc::default(), time }
+    }
+
+    fn chunks(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        range: OffsetRange,
+    ) -> impl Stream<Item = Result<Vec<Record>, LogError>> + use<> {
+        let (log, topic) = (self.clone(), topic.clone());
+        futures::stream::unfold(Some(range), move |left| {
+            let next = left.filter(|left| !left.is_empty()).map(|left| {
+                let found =
+                    locked(&log.topics).partition(&topic, partition).and_then(|partition| partition.chunk(left));
+                let rest = match &found {
+                    Ok(chunk) => Some(OffsetRange::new(Offset(left.start.0 + chunk.len() as i64), left.end)),
+                    Err(_) => None,
+                };
+                (found, rest)
+            });
+            futures::future::ready(next)
+        })
     }
 
     /// Looks at a partition of a topic, also of one that is deleted.
@@ -198,20 +221,27 @@ impl Log for SimLog {
         partition: PartitionId,
         range: OffsetRange,
     ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
-        let (log, topic) = (self.clone(), topic.clone());
-        let chunks = futures::stream::unfold(Some(range), move |left| {
-            let next = left.filter(|left| !left.is_empty()).map(|left| {
-                let found =
-                    locked(&log.topics).partition(&topic, partition).and_then(|partition| partition.chunk(left));
-                let rest = match &found {
-                    Ok(chunk) => Some(OffsetRange::new(Offset(left.start.0 + chunk.len() as i64), left.end)),
-                    Err(_) => None,
-                };
-                (found, rest)
-            });
-            futures::future::ready(next)
+        self.chunks(topic, partition, range).boxed()
+    }
+
+    fn read_ahead(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        range: OffsetRange,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        if range.is_empty() {
+            return futures::stream::empty().boxed();
+        }
+        let (log, name) = (self.clone(), topic.clone());
+        // What is there when the range has been read.
+        let behind = futures::stream::once(async move {
+            let log = locked(&log.topics);
+            let found = log.partition(&name, partition)?;
+            let end = found.bounds().high_watermark.min(Offset(range.end.0 + BEHIND));
+            found.chunk(OffsetRange::new(range.end, end.max(range.end)))
         });
-        chunks.boxed()
+        self.chunks(topic, partition, range).chain(behind).boxed()
     }
 
     async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError> {

@@ -6,6 +6,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, Op, Txn};
+use windrow_protocol::job::{JobSpec, LatePolicy, LateRule};
 use windrow_protocol::state::{BatchState, JobRecord, keys};
 use windrow_protocol::{JobName, Revision, paths};
 use windrow_wire::convert;
@@ -70,6 +71,10 @@ pub fn message(job: &Versioned<JobRecord>, view: &View) -> v1::Job {
 fn exists(job: &JobRecord) -> Status {
     let gone = if job.deleting { " and is being deleted; try again when it is gone" } else { "" };
     error(Code::AlreadyExists, "JOB_EXISTS", format!("job {} exists already{gone}", job.name))
+}
+
+fn unseen(why: &str) -> String {
+    format!("nobody could look whether windows within spec.amendReach have been removed by spec.retention: {why}")
 }
 
 /// A job that is on its way out takes no changes.
@@ -159,6 +164,39 @@ impl Api {
         Ok((self.message(&stored).await?, warnings))
     }
 
+    /// Refuses to amend from now on farther back than before, if that reaches windows that have gone: their late readings
+    /// would count as amended, and be in no set. A warning if nobody can tell.
+    async fn expect_within_reach(&self, name: &JobName, spec: &JobSpec) -> Result<Option<String>, Status> {
+        let stored = self.job(name).await?.value.spec;
+        let (before, rule) = (stored.late_rule(), spec.late_rule());
+        let reaches = |rule: LateRule| (rule.policy == LatePolicy::Amend).then_some(rule.reach.micros());
+        if reaches(rule) <= reaches(before) || spec.window.volume().is_some() {
+            return Ok(None);
+        }
+        let looking = tokio::time::timeout(STORE_PATIENCE, self.parts.store.expired(name));
+        let gone = match looking.await {
+            Ok(Ok(found)) => found.and_then(|(_, expired)| expired.through),
+            Ok(Err(cause)) => return Ok(Some(unseen(&cause.to_string()))),
+            Err(_) => return Ok(Some(unseen(&format!("no answer within {} s", STORE_PATIENCE.as_secs())))),
+        };
+        let view = self.job_view(name).await?;
+        let planned = view.progress.get(name).map(|progress| progress.value.finish_planned_through);
+        let flying = view.batches.get(name).into_iter().flatten().filter_map(|((window, _), _)| window.time());
+        // The oldest window of which a batch will run by the new rule.
+        let oldest = flying.chain(planned).min();
+        let (Some(gone), Some(oldest)) = (gone, oldest) else { return Ok(None) };
+        if gone < oldest.plus_micros(-rule.reach.micros()) {
+            return Ok(None);
+        }
+        let message = format!(
+            "spec.late: amend with spec.amendReach {} goes back to windows that spec.retention has removed (those before \
+             {gone}): late readings of them would be in no set. Keep the reach as it was, or make it longer when that \
+             time is out of its reach (the oldest window to come starts at {oldest})",
+            rule.reach
+        );
+        Err(error(Code::FailedPrecondition, "BEYOND_RETENTION", message))
+    }
+
     /// Refuses a new job where an earlier one of its name has left its output: some windows would be taken for done, the
     /// others would be mixed in. A warning if nobody can tell.
     async fn expect_no_output(&self, name: &JobName) -> Result<Option<String>, Status> {
@@ -190,6 +228,7 @@ impl Api {
         let (file, checked) = self.check(&job).await;
         let mut warnings = checked.into_result()?;
         let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
+        warnings.extend(self.expect_within_reach(&file.metadata.name, &file.spec).await?);
         let mut changes_kind = false;
         let change = |record: &mut JobRecord| {
             alive(record)?;

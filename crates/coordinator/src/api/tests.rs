@@ -1,7 +1,11 @@
 use tonic::{Code, Request};
 use windrow_ports::log::NewTopic;
+use windrow_ports::meta::{Op, Txn};
+use windrow_protocol::marker::Expired;
+use windrow_protocol::plan::{BatchId, Part};
+use windrow_protocol::state::{BatchRecord, BatchState, Progress, Task};
 use windrow_protocol::volume::{Seen, Waiting};
-use windrow_protocol::{JobSpec, Offset, PartitionId, TopicName};
+use windrow_protocol::{JobSpec, Offset, PartitionId, Timestamp, TopicName, WindowId};
 use windrow_wire::convert;
 use windrow_wire::v1::job_service_server::JobService;
 use windrow_wire::v1::window_service_server::WindowService;
@@ -25,6 +29,19 @@ fn job(name: &str) -> v1::Job {
 async fn create(api: &Api, job: v1::Job, request_id: &str) -> Result<v1::CreateJobResponse, Status> {
     let request = v1::CreateJobRequest { job: Some(job), request_id: request_id.to_owned(), validate_only: false };
     api.create_job(Request::new(request)).await.map(tonic::Response::into_inner)
+}
+
+/// A parked batch of an hour.
+fn parked(job: &JobName, start: Timestamp, partition: i32) -> Op {
+    let plan = serde_json::json!({
+        "topic": "traffic", "topicId": "i", "partition": partition, "revision": 0, "specHash": "old", "generation": 1,
+        "window": {"start": start, "end": start.plus_micros(3_600_000_000)}, "sealedBy": "watermark",
+        "read": {"start": 0, "end": 1}, "owned": {"start": 0, "end": 1},
+    });
+    let (window, part) = (WindowId::Time(start), Part::Partition(PartitionId(partition)));
+    let id = BatchId { job: job.clone(), window, part, revision: Default::default() };
+    let batch = BatchRecord::new(id, Task::Map(serde_json::from_value(plan).unwrap()));
+    Op::put(keys::batch(job, window, part), encode(&BatchRecord { state: BatchState::Failed, ..batch }))
 }
 
 #[tokio::test]
@@ -254,28 +271,49 @@ async fn a_watch_ends_with_the_server() {
 
 #[tokio::test]
 async fn all_parked_batches_of_a_wide_window_take_the_new_spec_in_one_write() {
-    use windrow_ports::meta::{Op, Txn};
-    use windrow_protocol::plan::{BatchId, Part};
-    use windrow_protocol::state::{BatchRecord, BatchState, Task};
     let (_folder, api) = api();
     create(&api, job("a"), "").await.unwrap();
     let name = JobName::new("a").unwrap();
-    let window: windrow_protocol::WindowId = "20260101T000000Z".parse().unwrap();
-    let put = (0..100).map(|partition| {
-        let plan = serde_json::json!({
-            "topic": "traffic", "topicId": "i", "partition": partition, "revision": 0, "specHash": "old", "generation": 1,
-            "window": {"start": "2026-01-01T00:00:00Z", "end": "2026-01-01T01:00:00Z"}, "sealedBy": "watermark",
-            "read": {"start": 0, "end": 1}, "owned": {"start": 0, "end": 1},
-        });
-        let part = Part::Partition(PartitionId(partition));
-        let id = BatchId { job: name.clone(), window, part, revision: Default::default() };
-        let batch = BatchRecord::new(id, Task::Map(serde_json::from_value(plan).unwrap()));
-        Op::put(keys::batch(&name, window, part), encode(&BatchRecord { state: BatchState::Failed, ..batch }))
-    });
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let window = WindowId::Time(start);
+    let put = (0..100).map(|partition| parked(&name, start, partition));
     api.parts.meta.txn(Txn { when: vec![], then: put.collect() }).await.unwrap();
     let request = v1::RetryWindowRequest { name: format!("jobs/a/windows/{window}"), validate_only: false };
     assert_eq!(api.retry_window(Request::new(request)).await.unwrap().into_inner().batches, 100);
     let stored = api.parts.meta.list(&keys::batches(&name)).await.unwrap();
     let old = stored.items.iter().filter(|item| String::from_utf8_lossy(&item.value).contains("\"old\"")).count();
     assert_eq!(old, 0, "or a window would be computed by two specs");
+}
+
+#[tokio::test]
+async fn a_job_does_not_amend_farther_back_than_to_the_windows_that_are_left() {
+    let (_folder, api) = api();
+    let name = JobName::new("a").unwrap();
+    let amends = |reach: &str, retention: &str| {
+        let with =
+            format!(r#""late": "amend", "amendReach": "{reach}", "output": {{"retention": "{retention}"}}, "map""#);
+        let spec: JobSpec = serde_json::from_str(&SPEC.replace("\"map\"", &with)).unwrap();
+        v1::Job { name: "jobs/a".to_owned(), spec: Some(convert::spec(&spec)), ..Default::default() }
+    };
+    let update = async |job: v1::Job| {
+        let request = v1::UpdateJobRequest { job: Some(job), validate_only: false };
+        api.update_job(Request::new(request)).await.map_err(|error| error.message().to_owned())
+    };
+    create(&api, amends("1d", "2d"), "").await.unwrap();
+    let day = |n: i64| "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap().plus_micros(n * 86_400_000_000);
+    let progress = Progress { origin: day(0), finish_planned_through: day(10), windows_complete: 240 };
+    let then = vec![Op::put(keys::progress(&name), encode(&progress))];
+    api.parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
+    update(amends("9d", "30d")).await.expect("nothing has gone");
+    update(amends("1d", "2d")).await.expect("a shorter reach");
+    let gone = Expired { through: Some(day(7)), ..Expired::default() };
+    assert!(api.parts.store.expire(&name, 1, &gone).await.unwrap());
+
+    let refused = update(amends("3d", "30d")).await.unwrap_err();
+    assert!(refused.contains("amendReach 3d") && refused.contains("2026-03-08T00:00:00Z"), "{refused}");
+    update(amends("71h", "30d")).await.expect("just not back to them");
+    // A batch of day 9 is still there, and may be tried again by the new rule.
+    api.parts.meta.txn(Txn { when: vec![], then: vec![parked(&name, day(9), 0)] }).await.unwrap();
+    update(amends("1d", "2d")).await.unwrap();
+    assert!(update(amends("2d", "30d")).await.unwrap_err().contains("starts at 2026-03-10T00:00:00Z"));
 }

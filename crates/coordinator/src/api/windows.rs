@@ -220,8 +220,11 @@ impl Api {
         let batches = view.batches.remove(&job.name).into_iter().flatten().filter(|((w, _), _)| *w == window);
         let batches: Vec<_> = batches.map(|(_, record)| record).collect();
         if batches.is_empty() {
-            let message =
-                format!("window {window} of job {} is not in flight; `windrow get windows` lists windows", job.name);
+            let message = format!(
+                "window {window} of job {} is not in flight: nothing of it waits, runs or is parked. `windrow get windows \
+                 --job {} --all` says whether it is complete, `windrow backfill` runs a complete one again",
+                job.name, job.name
+            );
             return Err(error(Code::NotFound, "NO_SUCH_WINDOW", message));
         }
         Ok((job, batches))

@@ -9,4 +9,5 @@ mod kills;
 mod long;
 mod outages;
 mod proxy;
+mod reads;
 mod volume;

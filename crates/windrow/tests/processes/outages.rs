@@ -4,11 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::deployment::{BLOCKS, DEVICES, Deployment, PER_HOUR, Process, Services, free_port, until, variable};
-use crate::proxy::Proxy;
-
-fn address(text: &str) -> SocketAddr {
-    text.trim_start_matches("http://").parse().unwrap()
-}
+use crate::proxy::{Proxy, address};
 
 /// A way to each service that can be cut.
 struct Ways {
@@ -18,12 +14,9 @@ struct Ways {
 }
 
 impl Ways {
-    fn new() -> Self {
+    async fn new() -> Self {
         let free = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let kafka = Proxy::new(
-            address(&variable("WINDROW_TEST_KAFKA_PROXY")),
-            address(&variable("WINDROW_TEST_KAFKA_PROXIED")),
-        );
+        let kafka = Proxy::to_kafka().await;
         let etcd = Proxy::new(free(), address(&variable("WINDROW_TEST_ETCD")));
         let s3 = Proxy::new(free(), address(&variable("WINDROW_TEST_S3")));
         Self { kafka, etcd, s3 }
@@ -51,7 +44,7 @@ async fn says(process: &mut Process, address: SocketAddr) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_wait_for_services_that_are_away_and_lose_nothing() {
-    let mut ways = Ways::new();
+    let mut ways = Ways::new().await;
     let deployment = Deployment::new(ways.services());
     let (server, gate, probe) = (free_port(), free_port(), free_port());
     let (servers, gates) = ([server; 2], [gate; 2]);

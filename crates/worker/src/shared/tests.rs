@@ -14,7 +14,13 @@ use super::*;
 #[derive(Debug, Default)]
 struct Counting {
     read: AtomicU64,
+    /// How often it was asked.
+    asked: AtomicU64,
     chunk: usize,
+    /// Offsets behind a range that come along with it.
+    behind: i64,
+    /// Whether it breaks behind them.
+    breaks: bool,
 }
 
 fn has(offset: i64) -> bool {
@@ -36,8 +42,20 @@ impl Log for Counting {
     ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
         let records: Vec<Record> = (range.start.0..range.end.0).filter(|at| has(*at)).map(record).collect();
         self.read.fetch_add(records.len() as u64, Ordering::Relaxed);
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let chunks: Vec<_> = records.chunks(self.chunk).map(|chunk| Ok(chunk.to_vec())).collect();
         futures::stream::iter(chunks).boxed()
+    }
+
+    fn read_ahead(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        range: OffsetRange,
+    ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
+        let range = OffsetRange::new(range.start, Offset(range.end.0 + self.behind));
+        let breaks = self.breaks.then(|| Err(LogError::Unavailable("broken".to_owned())));
+        self.read(topic, partition, range).chain(futures::stream::iter(breaks)).boxed()
     }
 
     async fn create_topic(&self, _: &NewTopic) -> Result<(), LogError> {
@@ -132,6 +150,28 @@ async fn no_more_is_kept_than_allowed_and_a_range_that_is_mostly_its_own_is_not_
 }
 
 #[tokio::test]
+async fn what_comes_along_behind_a_range_is_given_to_the_windows_after_it() {
+    for breaks in [false, true] {
+        let counting = Arc::new(Counting { chunk: 16, behind: 100, breaks, ..Counting::default() });
+        let (shared, log) = (SharedReads::new(1 << 20), counting.clone() as Arc<dyn Log>);
+        for start in (0..1_100).step_by(10) {
+            assert_eq!(read(&shared, &log, &plan("i", start, start, start + 10)).await, expected(start, start + 10));
+        }
+        let (asked, read) = (counting.asked.load(Ordering::Relaxed), counting.read.load(Ordering::Relaxed));
+        assert!(asked <= 12, "about every eleventh window asks: {asked}");
+        assert!(read <= expected(0, 1_200).len() as u64, "{read}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_breaks_within_its_range_is_an_error() {
+    let log: Arc<dyn Log> = Arc::new(Counting { chunk: 16, behind: -50, breaks: true, ..Counting::default() });
+    let plan = plan("i", 0, 0, 100);
+    let read: Result<Vec<_>, LogError> = SharedReads::new(1 << 20).read(&log, &plan, plan.read).try_collect().await;
+    assert_eq!(read, Err(LogError::Unavailable("broken".to_owned())));
+}
+
+#[tokio::test]
 async fn records_of_a_topic_that_was_made_anew_are_not_those_of_the_old_one() {
     let shared = SharedReads::new(1 << 20);
     let counting = Arc::new(Counting { chunk: 16, ..Counting::default() });
@@ -145,12 +185,13 @@ async fn records_of_a_topic_that_was_made_anew_are_not_those_of_the_old_one() {
 proptest! {
     #[test]
     fn whatever_was_read_before_a_range_gives_its_records_in_order(
-        ranges in prop::collection::vec((0i64..200, 0i64..60), 1..12), chunk in 1usize..20, most in 0usize..60_000
+        ranges in prop::collection::vec((0i64..200, 0i64..60), 1..12), chunk in 1usize..20, most in 0usize..60_000,
+        behind in 1i64..80, breaks in any::<bool>()
     ) {
         let shared = SharedReads::new(most);
-        let log: Arc<dyn Log> = Arc::new(Counting { chunk, ..Counting::default() });
+        let log: Arc<dyn Log> = Arc::new(Counting { chunk, behind, breaks, ..Counting::default() });
         for (start, len) in ranges {
-            let plan = plan("i", start, start + len, start + len);
+            let plan = plan("i", start, start + len / 2, start + len);
             let found = futures::executor::block_on(read(&shared, &log, &plan));
             prop_assert_eq!(found, expected(start, start + len));
             prop_assert!(shared.bytes() <= most);
