@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::deployment::variable;
+use crate::deployment::{PATIENCE, variable};
 
 /// The address of which the broker tells those who come by the proxy is one: its tests take turns.
 static KAFKA: Mutex<()> = Mutex::const_new(());
@@ -24,19 +25,21 @@ pub struct Proxy {
     to: SocketAddr,
     open: Option<JoinHandle<()>>,
     came_back: Arc<AtomicU64>,
-    _turn: Option<MutexGuard<'static, ()>>,
+    turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Proxy {
     pub fn new(listen: SocketAddr, to: SocketAddr) -> Self {
-        Self { listen, to, open: None, came_back: Arc::default(), _turn: None }
+        Self { listen, to, open: None, came_back: Arc::default(), turn: None }
     }
 
     /// The way to the broker that `cargo xtask test` started.
     pub async fn to_kafka() -> Self {
         let turn = KAFKA.lock().await;
         let (listen, to) = (variable("WINDROW_TEST_KAFKA_PROXY"), variable("WINDROW_TEST_KAFKA_PROXIED"));
-        Self { _turn: Some(turn), ..Self::new(address(&listen), address(&to)) }
+        let mut proxy = Self::new(address(&listen), address(&to));
+        proxy.turn = Some(turn);
+        proxy
     }
 
     /// Bytes that were answered so far.
@@ -46,8 +49,16 @@ impl Proxy {
 
     /// Takes connections from now on.
     pub async fn open(&mut self) {
-        let (listener, to) = (TcpListener::bind(self.listen).await.unwrap(), self.to);
-        let came_back = self.came_back.clone();
+        let deadline = Instant::now() + PATIENCE;
+        let listener = loop {
+            match TcpListener::bind(self.listen).await {
+                Ok(listener) => break listener,
+                // The test before has ended, and its listener is about to.
+                Err(error) => assert!(Instant::now() < deadline, "{}: {error}", self.listen),
+            }
+            tokio::task::yield_now().await;
+        };
+        let (to, came_back) = (self.to, self.came_back.clone());
         self.open = Some(tokio::spawn(async move {
             // Dropped with this task, and with it all connections.
             let mut connections = JoinSet::new();
@@ -85,4 +96,12 @@ async fn forward(mut from: TcpStream, to: SocketAddr, came_back: Arc<AtomicU64>)
         ask.shutdown().await
     };
     tokio::try_join!(there, back).map(drop)
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(open) = &self.open {
+            open.abort();
+        }
+    }
 }
