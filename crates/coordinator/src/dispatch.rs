@@ -155,6 +155,9 @@ impl Settling<'_> {
     }
 }
 
+/// Batches beyond the room that are looked at for one whose home has some.
+const AHEAD: u32 = 256;
+
 /// The write that hands out what waits to workers that have room; empty when nothing waits or nobody has room.
 pub fn assign(view: &View, now: Timestamp) -> Write {
     let mut free = free_slots(view);
@@ -162,7 +165,14 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     let mut write = Write::default();
     let waiting = |again: bool, room: u32| {
         let of = |(job, _): (&JobName, _)| {
-            let ready = runnable(view, job, again, now).take(room as usize);
+            let (mut first, mut n) = (None, 0);
+            let ahead = if room > 0 { AHEAD } else { 0 };
+            // Of the oldest window more than there is room for: one of them may have its home where there is some.
+            let ready = runnable(view, job, again, now).take_while(|batch| {
+                let is_first = *first.get_or_insert(batch.value.id.window) == batch.value.id.window;
+                n += 1;
+                n <= room || (is_first && n <= room.saturating_add(ahead))
+            });
             ready.map(|batch| Waiting { batch, home: home(view, &batch.value.task) }).collect()
         };
         view.running().map(of).collect::<Vec<Vec<_>>>()
@@ -184,8 +194,8 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     write
 }
 
-/// The worker that reads a partition whose windows overlap: always the same one, while the workers are the same
-/// (rendezvous hashing), so that it reads what they have in common once.
+/// The worker that reads a partition: always the same one, while the workers are the same (rendezvous hashing), so that
+/// what its windows have in common, and what a log sends behind a window, is read once.
 fn home(view: &View, task: &Task) -> Option<WorkerId> {
     let Task::Map(plan) = task else { return None };
     let weight = |worker: &&WorkerId| {
@@ -193,7 +203,11 @@ fn home(view: &View, task: &Task) -> Option<WorkerId> {
         (worker, &plan.topic_id, plan.partition).hash(&mut hasher);
         hasher.finish()
     };
-    plan.overlaps_others().then(|| view.workers.keys().max_by_key(weight).cloned()).flatten()
+    if plan.read.is_empty() {
+        return None;
+    }
+    let ready = view.workers.iter().filter(|(_, worker)| !worker.value.draining).map(|(worker, _)| worker);
+    ready.max_by_key(weight).cloned()
 }
 
 fn free_slots(view: &View) -> BTreeMap<WorkerId, u32> {

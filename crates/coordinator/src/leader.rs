@@ -243,6 +243,7 @@ impl Leader<'_> {
                     Op::DeletePrefix { prefix: keys::wishes(&job) },
                     Op::Delete { key: keys::progress(&job) },
                     Op::Delete { key: keys::problem(&job) },
+                    Op::Delete { key: keys::retired(&job) },
                     Op::Delete { key: keys::job(&job) },
                 ]);
             }

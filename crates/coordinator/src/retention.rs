@@ -8,12 +8,14 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
+use windrow_ports::meta::{Compare, Op, Txn};
+use windrow_protocol::job::LatePolicy;
 use windrow_protocol::marker::{Complete, MARKER_VERSION, Marker};
 use windrow_protocol::plan::Part;
-use windrow_protocol::state::{JobRecord, keys};
+use windrow_protocol::state::{BatchRecord, JobRecord, Task, keys};
 use windrow_protocol::{PartitionId, Revision, Timestamp, WindowId, paths};
 
-use crate::view::View;
+use crate::view::{View, encode};
 use crate::{Parts, TickError};
 
 /// Windows that one record tells of more than the one before it, and those within a run of empty ones that begins among
@@ -41,7 +43,7 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
         remove(parts, job, gone).await?;
     }
     let Some(retention) = job.spec.output.retention else { return Ok(0) };
-    let keep = Keep::of(parts, job, &left).await?;
+    let keep = Keep::of(parts, job, retention.micros(), &left).await?;
     let (number, mut expired) = before.unwrap_or_default();
     expired.version = MARKER_VERSION;
     let mut old = Vec::new();
@@ -49,7 +51,7 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
         expired.add(&complete, &markers(parts, job, window).await?);
         old.push(window);
     }
-    if old.is_empty() || !is_as_seen(parts, job).await? {
+    if old.is_empty() || !retire(parts, job, expired.through).await? {
         return Ok(0);
     }
     if !parts.store.expire(&job.name, number + 1, &expired).await? {
@@ -60,12 +62,19 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
     Ok(expired)
 }
 
-/// Whether the job is there and keeps its windows for as long as it did.
-async fn is_as_seen(parts: &Parts, job: &JobRecord) -> Result<bool, TickError> {
-    let found = parts.meta.get(&keys::job(&job.name)).await?;
-    let found = found.and_then(|item| serde_json::from_slice::<JobRecord>(&item.value).ok());
+/// Tells whoever changes the job that windows are about to go, if the job is there and keeps its windows for as long as it
+/// did: whether they may.
+async fn retire(parts: &Parts, job: &JobRecord, through: Option<Timestamp>) -> Result<bool, TickError> {
+    let key = keys::job(&job.name);
+    let Some(item) = parts.meta.get(&key).await? else { return Ok(false) };
+    let found = serde_json::from_slice::<JobRecord>(&item.value).ok();
     let same = |found: &JobRecord| found.created_at == job.created_at && found.spec.output == job.spec.output;
-    Ok(found.is_some_and(|found| same(&found) && !found.deleting))
+    if !found.is_some_and(|found| same(&found) && !found.deleting) {
+        return Ok(false);
+    }
+    let when = vec![Compare::Modified(key, item.mod_revision)];
+    let then = vec![Op::put(keys::retired(&job.name), encode(&through))];
+    Ok(parts.meta.txn(Txn { when, then }).await?.applied)
 }
 
 /// What must be kept whatever its age.
@@ -77,13 +86,14 @@ struct Keep {
 }
 
 impl Keep {
-    async fn of(parts: &Parts, job: &JobRecord, windows: &[WindowId]) -> Result<Self, TickError> {
+    async fn of(parts: &Parts, job: &JobRecord, retention_us: i64, windows: &[WindowId]) -> Result<Self, TickError> {
         // In this order nothing is missed: what progress calls planned is among the batches, or complete; wishes become
         // batches, and batches leave wishes.
         let progress = parts.meta.get(&keys::progress(&job.name)).await?;
         let mut listing = parts.meta.list(&keys::wishes(&job.name)).await?;
         listing.items.extend(parts.meta.list(&keys::batches(&job.name)).await?.items);
         listing.items.extend(parts.meta.list(&keys::wishes(&job.name)).await?.items);
+        listing.items.extend(parts.meta.list(&keys::specs(&job.name)).await?.items);
         listing.items.extend(progress);
         let view = View::new(&listing);
         if view.unreadable(&job.name).is_some() {
@@ -94,8 +104,18 @@ impl Keep {
             view.batches.get(&job.name).into_iter().flatten().map(|((window, _), _)| *window).collect();
         let wishes = view.wishes.get(&job.name).into_iter().flatten().map(|(_, wish)| &wish.value);
         let wished = wishes.filter(|wish| !wish.is_done()).map(|wish| wish.next).min();
-        let flying = in_flight.iter().filter_map(|window| window.time()).min();
-        // Windows of time that start at or after this a batch or a wish is to look at.
+        // A batch amends by the rule that it was planned with, which may go farther back than the job keeps windows now.
+        let farther = |batch: &BatchRecord| {
+            let spec = view.specs.get(&(job.name.clone(), batch.task.spec_hash().to_owned()))?;
+            let rule = spec.late_rule();
+            let amends = rule.policy == LatePolicy::Amend && matches!(batch.task, Task::Map(_));
+            Some(if amends { rule.reach.micros().saturating_sub(retention_us).max(0) } else { 0 })
+        };
+        let flying = view.batches.get(&job.name).into_iter().flatten().filter_map(|((window, _), batch)| {
+            let start = window.time()?;
+            Some(farther(&batch.value).map_or(Timestamp::MIN, |us| start.plus_micros(-us)))
+        });
+        // Windows of time that end a retention before this, or later, a batch or a wish is to look at.
         let needed_from = wished.into_iter().chain(flying).min().unwrap_or(Timestamp::MAX);
         let mut newest = BTreeMap::new();
         if job.spec.window.volume().is_some() {

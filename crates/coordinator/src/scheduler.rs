@@ -1,6 +1,6 @@
 //! Which batch goes to which worker: a problem in, a solution out, no I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use windrow_protocol::WorkerId;
 
@@ -9,7 +9,7 @@ use windrow_protocol::WorkerId;
 pub struct Problem<B> {
     /// Free slots.
     pub free: BTreeMap<WorkerId, u32>,
-    /// Per job the batches that may run, oldest window first.
+    /// Per job the batches that may run, in the order in which they are wanted.
     pub waiting: Vec<Vec<Waiting<B>>>,
 }
 
@@ -21,19 +21,21 @@ pub struct Waiting<B> {
     pub home: Option<WorkerId>,
 }
 
-/// Gives jobs turns, so that a backlog of one starves no other, and gives each batch to its home, or to the worker with
-/// most room.
+/// Gives jobs turns, so that a backlog of one starves no other. In its turn a job gives the first batch whose home has
+/// room to it, and if there is none its first batch to the worker with most room.
 pub fn solve<B>(problem: Problem<B>) -> Vec<(B, WorkerId)> {
     let mut free = problem.free;
-    let mut queues: Vec<_> = problem.waiting.into_iter().map(Vec::into_iter).collect();
+    let mut queues: Vec<VecDeque<_>> = problem.waiting.into_iter().map(VecDeque::from).collect();
     let mut solution = Vec::new();
     while !queues.is_empty() {
         let mut left = Vec::new();
         for mut queue in queues {
-            let Some(Waiting { batch, home }) = queue.next() else { continue };
-            let at_home = home.filter(|home| free.get(home).is_some_and(|slots| *slots > 0));
+            let has_room = |home: &WorkerId| free.get(home).is_some_and(|slots| *slots > 0);
+            let at_home = queue.iter().position(|waiting: &Waiting<B>| waiting.home.as_ref().is_some_and(has_room));
+            let Some(Waiting { batch, home }) = queue.remove(at_home.unwrap_or(0)) else { continue };
             let most = || free.iter().filter(|(_, slots)| **slots > 0).max_by_key(|(_, slots)| **slots);
-            let Some(worker) = at_home.or_else(|| most().map(|(worker, _)| worker.clone())) else { return solution };
+            let worker = home.filter(has_room).or_else(|| most().map(|(worker, _)| worker.clone()));
+            let Some(worker) = worker else { return solution };
             free.entry(worker.clone()).and_modify(|slots| *slots -= 1);
             solution.push((batch, worker));
             left.push(queue);
@@ -48,6 +50,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_worker_with_room_gets_the_first_batch_of_which_it_is_the_home_and_else_the_first() {
+        let [a, b] = ["a", "b"].map(|name| WorkerId::new(name).unwrap());
+        let waiting = || [(1, &a), (2, &b), (3, &b)].map(|(batch, home)| Waiting { batch, home: Some(home.clone()) });
+        let give = |free: &[(&WorkerId, u32)]| {
+            let free = free.iter().map(|(worker, slots)| ((*worker).clone(), *slots)).collect();
+            solve(Problem { free, waiting: vec![waiting().into()] })
+        };
+        assert_eq!(give(&[(&b, 1)]), [(2, b.clone())]);
+        assert_eq!(give(&[(&b, 3)]), [(2, b.clone()), (3, b.clone()), (1, b.clone())]);
+        let other = WorkerId::new("c").unwrap();
+        assert_eq!(give(&[(&other, 1)]), [(1, other)]);
+    }
 
     proptest! {
         #[test]

@@ -157,7 +157,7 @@ impl View {
     fn add(&mut self, item: &KeyValue) -> Option<()> {
         let segments: Vec<&str> = item.key.strip_prefix(ROOT)?.split('/').collect();
         match segments[..] {
-            ["leader" | "store"] => {}
+            ["leader" | "store"] | ["retired", _] => {}
             ["jobs", job] => drop(self.jobs.insert(JobName::new(job).ok()?, decode(item)?)),
             ["specs", job, hash] => {
                 let spec: Versioned<JobSpec> = decode(item)?;

@@ -267,7 +267,12 @@ impl Chunk {
         }
         // The next chunk will be about as large.
         let next = Vec::with_capacity(self.bytes.len());
-        let bytes = Bytes::from(std::mem::replace(&mut self.bytes, next));
+        let mut bytes = std::mem::replace(&mut self.bytes, next);
+        // Records may be kept for long, and their buffer with them.
+        if bytes.capacity() / 2 > bytes.len() {
+            bytes.shrink_to_fit();
+        }
+        let bytes = Bytes::from(bytes);
         let mut start = 0;
         let records = self.records.drain(..).map(|Place { offset, timestamp, key_end, end }| {
             let key = key_end.map(|key_end| bytes.slice(start..key_end));

@@ -54,6 +54,11 @@ pub mod keys {
     pub fn progress(job: &JobName) -> String {
         format!("{ROOT}progress/{job}")
     }
+    /// Up to where the job's windows of time have gone, or are about to: told before the store is, so that a change of the
+    /// job and a removal can't miss each other.
+    pub fn retired(job: &JobName) -> String {
+        format!("{ROOT}retired/{job}")
+    }
     pub fn problem(job: &JobName) -> String {
         format!("{ROOT}problems/{job}")
     }
@@ -186,10 +191,12 @@ pub struct BatchRecord {
     /// Error of the last failed try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-    /// Not assigned before this moment: backoff after a failure. Of one that was cancelled while a worker had it: until then
-    /// the worker may be at it without knowing.
+    /// Not assigned before this moment: backoff after a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
+    /// Until then a worker from which it was taken by a cancel may be at it without knowing, whatever becomes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stops_at: Option<Timestamp>,
     /// Somebody has given the batch up, and why: it is committed without a result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<String>,
@@ -210,13 +217,14 @@ impl BatchRecord {
     /// The batch as it is parked by somebody's decision.
     pub fn cancelled(&self, error: String, now: Timestamp) -> Self {
         let is_assigned = matches!(self.state, BatchState::Assigned { .. });
-        let not_before = is_assigned.then(|| now.plus_micros(STOPS_WITHIN_US));
-        Self { state: BatchState::Failed, last_error: Some(error), skip: None, not_before, ..self.clone() }
+        let stops_at = if is_assigned { Some(now.plus_micros(STOPS_WITHIN_US)) } else { self.stops_at };
+        let state = BatchState::Failed;
+        Self { state, last_error: Some(error), skip: None, not_before: None, stops_at, ..self.clone() }
     }
 
-    /// Whether it is parked, but a worker may still be at it.
+    /// Whether a worker from which it was taken by a cancel may still be at it.
     pub fn may_still_run(&self, now: Timestamp) -> bool {
-        self.state == BatchState::Failed && self.not_before > Some(now)
+        self.stops_at > Some(now)
     }
 
     /// A batch that has just been planned.
@@ -229,6 +237,7 @@ impl BatchRecord {
             losses: 0,
             last_error: None,
             not_before: None,
+            stops_at: None,
             skip: None,
             waiting: None,
         }

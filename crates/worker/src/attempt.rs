@@ -1,7 +1,7 @@
 //! One try at one batch: from the plan to a marker that stands.
 
 use windrow_ports::Log;
-use windrow_ports::log::Bounds;
+use windrow_ports::log::{Bounds, LogError};
 use windrow_processing::parquet::WrittenFile;
 use windrow_protocol::commit::Verdict;
 use windrow_protocol::marker::{Committed, FileEntry, MARKER_VERSION, Marker};
@@ -212,6 +212,10 @@ impl Run<'_> {
         let end = match plan.volume() {
             // It may lie anywhere in what the log holds; a broker that lags has less of it than was there already.
             Some(cut) => cut.sealed_at.unwrap_or(high_watermark.max(plan.read.start)),
+            None if high_watermark < plan.read.end => {
+                let (wanted, held) = (plan.read, OffsetRange::new(log_start, high_watermark));
+                return Err(LogError::OutOfRange { wanted, held }.into());
+            }
             None => plan.read.end,
         };
         if log_start > plan.read.start {

@@ -13,7 +13,7 @@ use windrow_ports::log::Record;
 use windrow_ports::{Log, LogError};
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Plan, TopicId, TopicName};
 
-/// Bytes that a record takes beside its payload, about.
+/// Bytes that a record takes beside its key and payload, about.
 const RECORD_BYTES: usize = 128;
 
 /// Records of a part of a partition, as the log gave them.
@@ -184,18 +184,25 @@ impl SharedReads {
     }
 
     /// Keeps what was read, and forgets what was not used for longest.
-    fn keep(&self, of: &Of, covers: OffsetRange, records: &[Record]) {
-        let bytes = records.iter().map(|record| record.payload.len() + RECORD_BYTES).sum();
+    fn keep(&self, of: &Of, mut covers: OffsetRange, records: &[Record]) {
         let mut kept = self.kept();
         kept.uses += 1;
         let used = kept.uses;
-        // Another batch may have read the same meanwhile.
+        // Another batch may have read some of it meanwhile.
         let segments = kept.segments.entry(of.clone()).or_default();
-        let before = segments.range(..covers.end).next_back();
-        if before.is_some_and(|(_, before)| before.covers.end > covers.start) {
+        let before = segments.range(..=covers.start).next_back().map(|(_, before)| before.covers.end);
+        covers.start = before.map_or(covers.start, |end| end.max(covers.start));
+        let after = segments.range(covers.start..).next().map(|(start, _)| *start);
+        covers.end = after.map_or(covers.end, |start| start.min(covers.end));
+        if covers.start >= covers.end {
             return;
         }
-        segments.insert(covers.start, Segment { covers, records: Arc::new(records.to_vec()), bytes, used });
+        let place = |offset| records.partition_point(|record| record.offset < offset);
+        let records = records[place(covers.start)..place(covers.end)].to_vec();
+        let size =
+            |record: &Record| record.payload.len() + record.key.as_ref().map_or(0, |key| key.len()) + RECORD_BYTES;
+        let bytes = records.iter().map(size).sum();
+        segments.insert(covers.start, Segment { covers, records: Arc::new(records), bytes, used });
         kept.bytes += bytes;
         while kept.bytes > self.most {
             let all = kept.segments.iter().flat_map(|(of, segments)| segments.iter().map(move |at| (of, at)));

@@ -300,8 +300,7 @@ impl Api {
             // What is larger than a write is left to finish, and so is a window that goes on meanwhile.
             let now = self.parts.clock.now();
             let waits = |batch: &BatchRecord| match batch.state {
-                BatchState::Pending => true,
-                BatchState::Failed => !batch.may_still_run(now),
+                BatchState::Pending | BatchState::Failed => !batch.may_still_run(now),
                 BatchState::Assigned { .. } | BatchState::Committed(_) => false,
             };
             let all_wait = batches.iter().all(|batch| waits(&batch.value));

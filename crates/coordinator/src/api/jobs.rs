@@ -6,9 +6,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, Op, Txn};
-use windrow_protocol::job::{JobSpec, LatePolicy, LateRule};
-use windrow_protocol::state::{BatchState, JobRecord, keys};
-use windrow_protocol::{JobName, Revision, paths};
+use windrow_protocol::job::{JobSpec, LatePolicy};
+use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, keys};
+use windrow_protocol::{JobName, Revision, Timestamp, paths};
 use windrow_wire::convert;
 use windrow_wire::status::error;
 use windrow_wire::v1::job_service_server::JobService;
@@ -73,10 +73,6 @@ fn exists(job: &JobRecord) -> Status {
     error(Code::AlreadyExists, "JOB_EXISTS", format!("job {} exists already{gone}", job.name))
 }
 
-fn unseen(why: &str) -> String {
-    format!("nobody could look whether windows within spec.amendReach have been removed by spec.retention: {why}")
-}
-
 /// A job that is on its way out takes no changes.
 fn alive(job: &JobRecord) -> Result<(), Status> {
     if !job.deleting {
@@ -92,6 +88,8 @@ struct How<'a> {
     etag: &'a str,
     /// Make it, or only see whether it could be made.
     validate_only: bool,
+    /// What else must hold.
+    when: Option<&'a Compare>,
 }
 
 impl Api {
@@ -118,7 +116,8 @@ impl Api {
                 Op::put(key.clone(), encode(&job.value)),
                 Op::put(keys::spec(name, &job.value.spec.hash()), encode(&job.value.spec)),
             ];
-            let done = self.parts.meta.txn(Txn { when: vec![Compare::Modified(key, job.revision)], then }).await;
+            let when = [Compare::Modified(key, job.revision)].into_iter().chain(how.when.cloned()).collect();
+            let done = self.parts.meta.txn(Txn { when, then }).await;
             let done = done.map_err(meta)?;
             if done.applied {
                 return Ok(Versioned { value: job.value, revision: done.revision });
@@ -164,37 +163,37 @@ impl Api {
         Ok((self.message(&stored).await?, warnings))
     }
 
-    /// Refuses to amend from now on farther back than before, if that reaches windows that have gone: their late readings
-    /// would count as amended, and be in no set. A warning if nobody can tell.
-    async fn expect_within_reach(&self, name: &JobName, spec: &JobSpec) -> Result<Option<String>, Status> {
-        let stored = self.job(name).await?.value.spec;
-        let (before, rule) = (stored.late_rule(), spec.late_rule());
-        let reaches = |rule: LateRule| (rule.policy == LatePolicy::Amend).then_some(rule.reach.micros());
-        if reaches(rule) <= reaches(before) || spec.window.volume().is_some() {
+    /// Refuses a job to amend farther back than to the windows that are left: readings that come late for those that have
+    /// gone would count as amended, and be in no set. What must hold until the job is changed.
+    async fn expect_within_reach(&self, name: &JobName, spec: &JobSpec) -> Result<Option<Compare>, Status> {
+        let rule = spec.late_rule();
+        if rule.policy != LatePolicy::Amend {
             return Ok(None);
         }
-        let looking = tokio::time::timeout(STORE_PATIENCE, self.parts.store.expired(name));
-        let gone = match looking.await {
-            Ok(Ok(found)) => found.and_then(|(_, expired)| expired.through),
-            Ok(Err(cause)) => return Ok(Some(unseen(&cause.to_string()))),
-            Err(_) => return Ok(Some(unseen(&format!("no answer within {} s", STORE_PATIENCE.as_secs())))),
-        };
+        let key = keys::retired(name);
+        let Some(item) = self.parts.meta.get(&key).await.map_err(meta)? else { return Ok(Some(Compare::Absent(key))) };
+        let unread = |error| Status::internal(format!("{key}: {error}; leave amendReach as it was"));
+        let gone: Option<Timestamp> = serde_json::from_slice(&item.value).map_err(unread)?;
         let view = self.job_view(name).await?;
         let planned = view.progress.get(name).map(|progress| progress.value.finish_planned_through);
-        let flying = view.batches.get(name).into_iter().flatten().filter_map(|((window, _), _)| window.time());
-        // The oldest window of which a batch will run by the new rule.
-        let oldest = flying.chain(planned).min();
-        let (Some(gone), Some(oldest)) = (gone, oldest) else { return Ok(None) };
-        if gone < oldest.plus_micros(-rule.reach.micros()) {
-            return Ok(None);
+        // Batches that may run by the new rule: those that say what is late, and have not said so.
+        let runs = |batch: &BatchRecord| {
+            batch.id.revision == Revision::default() && !matches!(batch.state, BatchState::Committed(_))
+        };
+        let flying = view.batches.get(name).into_iter().flatten().filter(|(_, batch)| runs(&batch.value));
+        let oldest = flying.filter_map(|((window, _), _)| window.time()).chain(planned).min();
+        if let (Some(gone), Some(oldest)) = (gone, oldest)
+            && gone >= oldest.plus_micros(-rule.reach.micros())
+        {
+            let message = format!(
+                "spec.late: amend with spec.amendReach {} goes back to windows that spec.retention has removed (those \
+                 before {gone}): late readings of them would be in no set. Keep the reach as it was, or make it longer \
+                 when that time is out of its reach (the oldest window to come starts at {oldest})",
+                rule.reach
+            );
+            return Err(error(Code::FailedPrecondition, "BEYOND_RETENTION", message));
         }
-        let message = format!(
-            "spec.late: amend with spec.amendReach {} goes back to windows that spec.retention has removed (those before \
-             {gone}): late readings of them would be in no set. Keep the reach as it was, or make it longer when that \
-             time is out of its reach (the oldest window to come starts at {oldest})",
-            rule.reach
-        );
-        Err(error(Code::FailedPrecondition, "BEYOND_RETENTION", message))
+        Ok(Some(Compare::Modified(key, item.mod_revision)))
     }
 
     /// Refuses a new job where an earlier one of its name has left its output: some windows would be taken for done, the
@@ -228,7 +227,7 @@ impl Api {
         let (file, checked) = self.check(&job).await;
         let mut warnings = checked.into_result()?;
         let Some(file) = file else { return Err(Status::internal("a job without file or violation")) };
-        warnings.extend(self.expect_within_reach(&file.metadata.name, &file.spec).await?);
+        let within_reach = self.expect_within_reach(&file.metadata.name, &file.spec).await?;
         let mut changes_kind = false;
         let change = |record: &mut JobRecord| {
             alive(record)?;
@@ -253,7 +252,7 @@ impl Api {
             record.labels = file.metadata.labels.clone();
             Ok(())
         };
-        let how = How { etag: &job.etag, validate_only: request.validate_only };
+        let how = How { etag: &job.etag, validate_only: request.validate_only, when: within_reach.as_ref() };
         let changed = self.change(&file.metadata.name, how, change).await?;
         if changes_kind {
             let what = if file.spec.reduce.is_some() { "gets a reduce" } else { "loses its reduce" };

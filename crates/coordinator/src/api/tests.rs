@@ -1,7 +1,6 @@
 use tonic::{Code, Request};
 use windrow_ports::log::NewTopic;
 use windrow_ports::meta::{Op, Txn};
-use windrow_protocol::marker::Expired;
 use windrow_protocol::plan::{BatchId, Part};
 use windrow_protocol::state::{BatchRecord, BatchState, Progress, Task};
 use windrow_protocol::volume::{Seen, Waiting};
@@ -306,8 +305,8 @@ async fn a_job_does_not_amend_farther_back_than_to_the_windows_that_are_left() {
     api.parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
     update(amends("9d", "30d")).await.expect("nothing has gone");
     update(amends("1d", "2d")).await.expect("a shorter reach");
-    let gone = Expired { through: Some(day(7)), ..Expired::default() };
-    assert!(api.parts.store.expire(&name, 1, &gone).await.unwrap());
+    let then = vec![Op::put(keys::retired(&name), encode(&Some(day(7))))];
+    api.parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
 
     let refused = update(amends("3d", "30d")).await.unwrap_err();
     assert!(refused.contains("amendReach 3d") && refused.contains("2026-03-08T00:00:00Z"), "{refused}");

@@ -132,7 +132,7 @@ impl WindowService for Api {
             let message = format!(
                 "{} was cancelled a moment ago, and its worker may still be at it with the spec of before; try again after {}",
                 batch.id,
-                batch.not_before.unwrap_or(now)
+                batch.stops_at.unwrap_or(now)
             );
             return Err(error(Code::Unavailable, "STILL_STOPPING", message));
         }

@@ -479,7 +479,7 @@ fn a_worker_that_drains_gets_nothing_more() {
 }
 
 #[test]
-fn windows_that_overlap_are_read_by_one_worker_while_it_has_room() {
+fn windows_of_a_partition_are_read_by_one_worker_while_it_has_room() {
     let mut store = planned(20, 1);
     for hour in 0..20 {
         let mut record = record(hour, Part::Partition(PartitionId(0)), 1);
@@ -494,4 +494,17 @@ fn windows_that_overlap_are_read_by_one_worker_while_it_has_room() {
     let workers: std::collections::BTreeSet<_> =
         store.view.assignments.keys().map(|key| key.split('/').nth(4).map(str::to_owned)).collect();
     assert_eq!((store.view.assignments.len(), workers.len()), (20, 1));
+}
+
+#[test]
+fn a_slot_that_becomes_free_goes_to_a_partition_that_its_worker_reads_though_another_one_comes_first() {
+    // One of the two does not read the first partition.
+    for (free, busy) in [("a", "b"), ("b", "a")] {
+        let mut store = planned(1, 16);
+        let id = worker(&mut store, free, 1);
+        worker(&mut store, busy, 0);
+        store.dispatch();
+        let given: Vec<_> = store.view.assignments.values().map(|given| home(&store.view, &given.value.task)).collect();
+        assert_eq!(given, [Some(id)]);
+    }
 }

@@ -42,6 +42,7 @@ impl World {
             world.complete(of).await;
         }
         world.put(keys::job(&world.job.name), encode(&world.job)).await;
+        world.put(keys::spec(&world.job.name, "h"), encode(&world.job.spec)).await;
         let progress = json!({"origin": hour(0), "finishPlannedThrough": hour(6), "windowsComplete": 6});
         world.put(keys::progress(&world.job.name), progress.to_string().into_bytes()).await;
         world
@@ -302,4 +303,33 @@ async fn a_removal_that_was_stopped_is_finished_though_the_job_keeps_all_windows
     world.job.spec.output.retention = None;
     assert_eq!(world.expire().await, 0);
     assert_eq!(world.left("j/data").await, [4, 5]);
+}
+
+#[tokio::test]
+async fn what_a_batch_in_flight_may_amend_stays_though_the_job_amends_and_keeps_less_by_now() {
+    let world = World::new().await;
+    let mut before = world.job.spec.clone();
+    (before.late, before.amend_reach) = (LatePolicy::Amend, Some("3h".parse().unwrap()));
+    world.put(keys::spec(&world.job.name, "h"), encode(&before)).await;
+    world.fly(window(5), P3).await;
+    assert_eq!(world.expire().await, 1, "hour 5 may amend what ended at hour 2 or later");
+    world.end(window(5), P3).await;
+    assert_eq!(world.expire().await, 3);
+}
+
+#[tokio::test]
+async fn nothing_goes_while_nobody_knows_how_far_back_a_batch_amends() {
+    let world = World::new().await;
+    world.fly(window(5), P3).await;
+    let then = vec![Op::Delete { key: keys::spec(&world.job.name, "h") }];
+    world.parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
+    assert_eq!(world.expire().await, 0);
+}
+
+#[tokio::test]
+async fn the_metadata_tells_of_what_goes_before_the_store_does() {
+    let world = World::new().await;
+    assert_eq!(world.expire().await, 4);
+    let told = world.parts.meta.get(&keys::retired(&world.job.name)).await.unwrap().unwrap();
+    assert_eq!(serde_json::from_slice::<Option<Timestamp>>(&told.value).unwrap(), Some(hour(4)));
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use windrow_protocol::cut::Lookup;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
@@ -72,7 +73,10 @@ async fn append(log: &dyn Log, topic: &TopicName, records: Vec<Append>) -> Vec<O
 }
 
 async fn read(log: &dyn Log, topic: &TopicName, start: i64, end: i64) -> Result<Vec<Record>, LogError> {
-    let mut stream = log.read(topic, P0, OffsetRange::new(Offset(start), Offset(end)));
+    all_of(log.read(topic, P0, OffsetRange::new(Offset(start), Offset(end)))).await
+}
+
+async fn all_of(mut stream: BoxStream<'static, Result<Vec<Record>, LogError>>) -> Result<Vec<Record>, LogError> {
     let mut records = Vec::new();
     loop {
         match tokio::time::timeout(PATIENCE, stream.next()).await.expect("a read ends in time") {
@@ -123,6 +127,10 @@ pub async fn records_come_back_as_they_were(log: &dyn Log, topic: &TopicName) {
     for (start, end) in [(0, 1), (5, 5), (1, 3), (690, 703)] {
         let part = read(log, topic, start, end).await.expect("read");
         assert_eq!(part, records[start as usize..end as usize], "range [{start}, {end})");
+        let range = OffsetRange::new(Offset(start), Offset(end));
+        let ahead = all_of(log.read_ahead(topic, P0, range)).await.expect("read ahead");
+        assert!(ahead.len() >= part.len(), "ahead of [{start}, {end}) there is the range itself");
+        assert_eq!(ahead, records[start as usize..][..ahead.len()], "what is behind [{start}, {end}) has no gap");
     }
     let beyond = read(log, topic, 700, 704).await;
     assert!(matches!(beyond, Err(LogError::OutOfRange { .. })), "a range beyond the log's end is an error: {beyond:?}");

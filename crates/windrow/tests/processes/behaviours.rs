@@ -213,6 +213,36 @@ async fn a_query_without_end_is_cancelled_and_its_worker_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readings_that_come_late_are_set_aside_or_dropped_and_counted_either_way() {
+    let deployment = Deployment::new(Services::direct());
+    let roles = Roles::start(&deployment);
+    deployment.send(roles.gates, 0, PER_HOUR).await;
+    deployment.send(roles.gates, 1, PER_HOUR).await;
+    deployment.apply(HOURLY, "3s", SUMS, &roles).await;
+    let dropping = format!("{}-drop", deployment.job);
+    let file = deployment.job_file_with(&dropping, BLOCKS, &format!("{HOURLY}\n  late: drop"), "3s", SUMS);
+    deployment.run(&["apply", "-f", file.to_str().unwrap()], roles.servers).await;
+    let wait = async |hour| {
+        let end = hour_start(hour).to_string();
+        deployment.wait(hour, &roles).await;
+        deployment.run(&["wait", &dropping, "--until", &end, "--timeout", "60s"], roles.servers).await;
+    };
+    wait(1).await;
+    deployment.send(roles.gates, 0, PER_HOUR).await;
+    deployment.send(roles.gates, 3, PER_HOUR).await;
+    wait(4).await;
+    let store = deployment.store();
+    for (job, is_kept) in [(&deployment.job, true), (&dropping, false)] {
+        let report = deployment.verify(job, roles.servers).await;
+        assert_eq!(report["clean"], true, "{report}");
+        let count = |field: &str| report["ledger"][field].as_u64().unwrap();
+        assert_eq!((count("kept"), count("late")), (3 * AN_HOUR, AN_HOUR), "{report}");
+        let files = store.list(&paths::dataset(&JobName::new(job).unwrap(), Dataset::Late)).await.unwrap();
+        assert_eq!(!files.is_empty(), is_kept, "{job}: {files:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_twice_counts_once_and_old_windows_go_with_their_files() {
     let deployment = Deployment::new(Services::direct());
     let roles = Roles::start(&deployment);

@@ -5,7 +5,7 @@ use windrow_ports::Log;
 use windrow_ports::log::{Append, NewTopic};
 use windrow_protocol::{PartitionId, TopicName};
 
-use crate::deployment::{Deployment, Services, free_port, hour_start, variable};
+use crate::deployment::{Deployment, Services, free_port, hour_start, until, variable};
 use crate::proxy::Proxy;
 
 const HOURS: u64 = 1;
@@ -16,11 +16,10 @@ const PER_MINUTE: u64 = 20;
 /// The messages of a minute: text that does not shrink, so that what is sent is about what is read.
 fn minute(minute: u64) -> Vec<Append> {
     let time = hour_start(0).plus_micros(minute as i64 * 60_000_000);
-    let noise: String = (0..4).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-    let message = |n: u64| Append {
-        key: Some(format!("d{n}").into()),
-        payload: format!(r#"{{"speed": {n}.5, "noise": "{noise}"}}"#).into(),
-        timestamp: time,
+    let message = |n: u64| {
+        let noise: String = (0..4).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+        let payload = format!(r#"{{"speed": {n}.5, "noise": "{noise}"}}"#).into();
+        Append { key: Some(format!("d{n}").into()), payload, timestamp: time }
     };
     (0..PER_MINUTE).map(message).collect()
 }
@@ -42,16 +41,16 @@ async fn a_backlog_of_small_windows_that_overlap_is_fetched_about_once() {
         max_ahead_ms: None,
     };
     kafka.create_topic(&new).await.unwrap();
+    let all: Vec<PartitionId> = (0..PARTITIONS).map(PartitionId).collect();
+    let have_leaders = || async { kafka.bounds(&topic, &all).await.is_ok_and(|all| all.iter().all(Result::is_ok)) };
+    until("the partitions have leaders", have_leaders).await;
     let mut written = 0;
     for partition in 0..PARTITIONS {
         // The last minute closes the hours before it.
         for n in (0..HOURS * 60).chain([(HOURS + 1) * 60]) {
             let messages = minute(n);
             written += messages.iter().map(|message| message.payload.len() as u64).sum::<u64>();
-            while kafka.append(&topic, PartitionId(partition), messages.clone()).await.is_err() {
-                // A topic that was made a moment ago has no leader yet.
-                tokio::task::yield_now().await;
-            }
+            kafka.append(&topic, PartitionId(partition), messages).await.unwrap();
         }
     }
 
