@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use windrow_ports::meta::Compare;
 use windrow_protocol::JobName;
 use windrow_protocol::marker::{Committed, Complete, Marker};
 use windrow_protocol::paths::{self, StagedBy};
@@ -51,8 +52,9 @@ pub struct Swept {
 }
 
 impl Janitor {
-    /// Rounds until the end of leadership. What fails is tried again in the next one.
-    pub async fn run(&mut self, parts: &Parts, settings: JanitorSettings) {
+    /// Rounds until the end of leadership, which began with this term. What fails is tried again in the next one.
+    pub async fn run(&mut self, parts: &Parts, settings: JanitorSettings, term: i64) {
+        let leads = Compare::Created(keys::LEADER.to_owned(), term);
         loop {
             parts.clock.sleep(settings.every).await;
             match self.sweep(parts, settings.grace).await {
@@ -60,7 +62,7 @@ impl Janitor {
                 Ok(Swept { removed, published }) => tracing::info!(removed, published, "staged files cleared up"),
                 Err(error) => tracing::warn!(%error, "staged files could not be cleared up now"),
             }
-            if let Err(error) = expire(parts).await {
+            if let Err(error) = expire(parts, &leads).await {
                 tracing::warn!(%error, "windows could not be looked through for old ones now");
             }
         }
@@ -102,13 +104,13 @@ impl Janitor {
 }
 
 /// Ends the retention of old windows, job by job.
-async fn expire(parts: &Parts) -> Result<(), TickError> {
+async fn expire(parts: &Parts, leads: &Compare) -> Result<(), TickError> {
     for item in parts.meta.list(keys::JOBS).await?.items {
         // A round may take long, and the job be changed: it is looked at before each record.
         while let Some(item) = parts.meta.get(&item.key).await? {
             // One of a newer version is for its coordinators.
             let Ok(job) = serde_json::from_slice::<JobRecord>(&item.value) else { break };
-            match retention::expire(parts, &job).await {
+            match retention::expire(parts, &job, leads).await {
                 Ok(0) => break,
                 Ok(windows) => tracing::info!(job = %job.name, windows, "windows have gone: their retention has ended"),
                 Err(error) => {

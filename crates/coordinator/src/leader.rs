@@ -100,7 +100,7 @@ async fn lead(
         () = lease.lost() => Err(TickError::NotLeading),
         () = shutdown.cancelled() => Ok(()),
         result = leader.lead() => result,
-        () = janitor.run(parts, settings.janitor) => Ok(()),
+        () = janitor.run(parts, settings.janitor, term) => Ok(()),
     };
     // The next leader need not wait for the lease to expire; if this fails, it expires.
     tokio::select! {

@@ -25,8 +25,8 @@ const MOST: usize = 200;
 /// Markers that are read at a time.
 const READS: usize = 16;
 
-/// Removes what a job no longer keeps; how many windows went.
-pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
+/// Removes what a job no longer keeps, while it `leads`; how many windows went.
+pub async fn expire(parts: &Parts, job: &JobRecord, leads: &Compare) -> Result<u64, TickError> {
     let before = parts.store.expired(&job.name).await?;
     if before.is_none() && job.spec.output.retention.is_none() {
         return Ok(0);
@@ -51,7 +51,7 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
         expired.add(&complete, &markers(parts, job, window).await?);
         old.push(window);
     }
-    if old.is_empty() || !retire(parts, job, expired.through).await? {
+    if old.is_empty() || !retire(parts, job, leads, expired.through).await? {
         return Ok(0);
     }
     if !parts.store.expire(&job.name, number + 1, &expired).await? {
@@ -64,7 +64,12 @@ pub async fn expire(parts: &Parts, job: &JobRecord) -> Result<u64, TickError> {
 
 /// Tells whoever changes the job that windows are about to go, if the job is there and keeps its windows for as long as it
 /// did: whether they may.
-async fn retire(parts: &Parts, job: &JobRecord, through: Option<Timestamp>) -> Result<bool, TickError> {
+async fn retire(
+    parts: &Parts,
+    job: &JobRecord,
+    leads: &Compare,
+    through: Option<Timestamp>,
+) -> Result<bool, TickError> {
     let key = keys::job(&job.name);
     let Some(item) = parts.meta.get(&key).await? else { return Ok(false) };
     let found = serde_json::from_slice::<JobRecord>(&item.value).ok();
@@ -72,7 +77,7 @@ async fn retire(parts: &Parts, job: &JobRecord, through: Option<Timestamp>) -> R
     if !found.is_some_and(|found| same(&found) && !found.deleting) {
         return Ok(false);
     }
-    let when = vec![Compare::Modified(key, item.mod_revision)];
+    let when = vec![Compare::Modified(key, item.mod_revision), leads.clone()];
     let then = vec![Op::put(keys::retired(&job.name), encode(&through))];
     Ok(parts.meta.txn(Txn { when, then }).await?.applied)
 }

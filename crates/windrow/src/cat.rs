@@ -112,11 +112,11 @@ pub async fn run(args: Args) -> Result<()> {
     let dataset = args.dataset.dataset();
     let files: Vec<(WindowId, FileEntry)> = files.filter(|(_, file)| holds(&args.job, dataset, file)).collect();
     if windows.is_empty() && args.window.is_none() {
-        eprintln!("job {} has no complete window (yet); `windrow describe {}` says how far it is", args.job, args.job);
+        tell!("job {} has no complete window (yet); `windrow describe {}` says how far it is", args.job, args.job);
     } else if files.is_empty() && !windows.is_empty() {
         let (folder, looked) = (args.dataset.dataset().folder(), output::count(windows.len() as u64, "window"));
         let others = if args.all { "" } else { "; --all looks into all windows" };
-        eprintln!("no rows in `{folder}` of {looked}{others}");
+        tell!("no rows in `{folder}` of {looked}{others}");
     }
     if args.dataset == What::Data {
         note_quarantine(&windows);
@@ -143,7 +143,7 @@ fn note_quarantine(windows: &[Past]) {
     if count > 0 {
         let reasons = windows.iter().flat_map(|past| &past.partitions).flat_map(|marker| &marker.quarantine_reasons);
         let first = reasons.take(1).map(|reason| format!(", the first of them since {reason}")).collect::<String>();
-        eprintln!("{} could not be used{first}; --dataset quarantine shows them", output::count(count, "reading"));
+        tell!("{} could not be used{first}; --dataset quarantine shows them", output::count(count, "reading"));
     }
 }
 
@@ -153,7 +153,7 @@ fn note_absent(windows: &[Past]) {
     let mut absent = markers.next().map(|marker| marker.absent.clone()).unwrap_or_default();
     markers.for_each(|marker| absent.retain(|name| marker.absent.contains(name)));
     if !absent.is_empty() {
-        eprintln!(
+        tell!(
             "no reading has {}, which spec.source of the job declares: is it spelt as in the readings?",
             absent.join(", ")
         );
@@ -181,7 +181,7 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
             None => false,
         };
         ensure!(in_run, "window {window} of job {job} is not complete in {}", store.url());
-        eprintln!("window {window} is complete, one of a run of windows without readings");
+        tell!("window {window} is complete, one of a run of windows without readings");
         return Ok(Vec::new());
     }
     if args.all {
@@ -315,7 +315,7 @@ async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) ->
     sink.finish()?;
     let limit = args.limit.or(bounded).unwrap_or(usize::MAX) as u64;
     if all > limit {
-        eprintln!("the first {limit} of {all} rows; --limit N shows more");
+        tell!("the first {limit} of {all} rows; --limit N shows more");
     }
     Ok(())
 }

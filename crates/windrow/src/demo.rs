@@ -49,7 +49,7 @@ pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
     ensure!(violations.is_empty(), "the demo's job is wrong: {violations:?}");
     let cluster = Cluster::start(&folder, windrow_coordinator::JanitorSettings::default())?;
     create(&cluster, &file).await?;
-    eprintln!("job {} runs over topic {}", file.metadata.name, file.spec.source.topic);
+    tell!("job {} runs over topic {}", file.metadata.name, file.spec.source.topic);
     let readings = readings()?;
     let (sent, last) = (readings.len() as u64, readings.last().map_or(0, |reading| reading.time_us));
     send(&cluster, &file, &readings).await?;
@@ -59,36 +59,40 @@ pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
         verify::verify(&cluster.store, &Ends::Log(cluster.log.clone()), &file.metadata.name, verify::State::default())
             .await?;
     cluster.stop().await?;
-    eprintln!("\n{rows} rows of the last day above");
+    tell!("\n{rows} rows of the last day above");
     tell_what_is_where(&folder, &file);
     let counted = report.ledger.kept + report.ledger.late + report.ledger.quarantined;
-    eprintln!(
+    tell!(
         "\nverified: {} windows, {} batches, {} files; {sent} readings acknowledged, {counted} in the output ({} late, {} quarantined)",
-        report.windows, report.batches, report.files, report.ledger.late, report.ledger.quarantined
+        report.windows,
+        report.batches,
+        report.files,
+        report.ledger.late,
+        report.ledger.quarantined
     );
     if !report.findings.is_empty() || counted != sent {
         bail!("the proof failed:\n{}", report.findings.join("\n"));
     }
-    eprintln!("every reading was counted exactly once");
+    tell!("every reading was counted exactly once");
     Ok(())
 }
 
 fn tell_what_is_where(folder: &Path, file: &JobFile) {
     let (root, job) = (folder.join("store"), &file.metadata.name);
     let data = root.join(paths::dataset(job, Dataset::Data));
-    eprintln!("all days, as Parquet:  {}", data.display());
-    eprintln!("commit markers:        {}", root.join(paths::commits(job)).display());
+    tell!("all days, as Parquet:  {}", data.display());
+    tell!("commit markers:        {}", root.join(paths::commits(job)).display());
     let (name, folder) = (job.as_str(), folder.display().to_string());
-    eprintln!("\ntry next:");
+    tell!("\ntry next:");
     for args in [
         &["verify", name, "--data-dir", &folder][..],
         &["cat", name, "--all", "--data-dir", &folder],
         &["cat", name, "-o", "csv", "--data-dir", &folder],
         &["dev", "--data-dir", &folder],
     ] {
-        eprintln!("  {}", command(args));
+        tell!("  {}", command(args));
     }
-    eprintln!("  DuckDB: SELECT * FROM read_parquet('{}/**/*.parquet')", data.display());
+    tell!("  DuckDB: SELECT * FROM read_parquet('{}/**/*.parquet')", data.display());
 }
 
 /// Stores the job as the API would.
@@ -134,7 +138,7 @@ async fn send(cluster: &Cluster, file: &JobFile, readings: &[Reading<'_>]) -> Re
         ensure!(answer.refused == 0, "readings were refused: {:?}", answer.refusals);
         progress.inc(answer.accepted);
     }
-    eprintln!("{} readings of two detectors sent through the gateway", readings.len());
+    tell!("{} readings of two detectors sent through the gateway", readings.len());
     Ok(())
 }
 

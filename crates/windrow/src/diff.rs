@@ -62,7 +62,7 @@ pub async fn run(args: Args) -> Result<()> {
     let value =
         json!({"job": args.job, "window": args.window, "from": from, "to": to, "removed": removed, "added": added});
     if removed.is_empty() && added.is_empty() {
-        eprintln!("revisions {from} and {to} have the same rows");
+        tell!("revisions {from} and {to} have the same rows");
     }
     output::print(args.output.output, &value, &[args.window.to_string()], || {
         let line = |sign: &str, row: &Value| {

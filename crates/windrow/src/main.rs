@@ -1,5 +1,12 @@
 //! The `windrow` binary: the only place where roles and adapters meet.
 
+/// Prints a line for the person, who may be gone: then it is lost, and nothing else.
+macro_rules! tell {
+    ($($arg:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($arg)*)));
+    }};
+}
+
 mod cat;
 mod client;
 mod cluster;
@@ -133,12 +140,13 @@ fn main() -> ExitCode {
     // stderr, with a panic in whatever was about to log.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
     subscriber.with_writer(std::io::stderr).log_internal_errors(false).init();
+    let answers = !matches!(command, Command::Send(_));
     match run_on_large_stacks(command) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has had enough, as `head` has.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        // Whoever reads has had enough, as `head` has. What was to be sent was not.
+        Err(error) if answers && is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            tell!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

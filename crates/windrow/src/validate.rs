@@ -76,7 +76,7 @@ pub async fn run(args: Args) -> Result<()> {
     if wrong > 0 {
         bail!("{wrong} of {jobs} in {files} failed");
     }
-    eprintln!("{jobs} in {files} passed");
+    tell!("{jobs} in {files} passed");
     Ok(())
 }
 

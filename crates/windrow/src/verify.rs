@@ -73,13 +73,13 @@ pub async fn run(args: Args) -> Result<()> {
     let report = verify(&store, &ends, &args.job, state).await?;
     ensure!(known || report.markers > 0, "job {} does not exist, and {} has no markers of it", args.job, store.url());
     if report.markers == 0 && report.findings.is_empty() {
-        eprintln!("job {} has committed nothing yet", args.job);
+        tell!("job {} has committed nothing yet", args.job);
     }
     if state.windows_complete.is_none() {
-        eprintln!("warning: nobody was asked how many windows are complete: missing ones at the end can't be seen");
+        tell!("warning: nobody was asked how many windows are complete: missing ones at the end can't be seen");
     }
     if let Ends::Unknown(why) = &ends {
-        eprintln!("warning: the ends of the log were not checked: {why}");
+        tell!("warning: the ends of the log were not checked: {why}");
     }
     let names = [args.job.to_string()];
     let printed = output::print(args.output.output, &report.value(&ends), &names, || report.text(&args.job));

@@ -186,7 +186,7 @@ impl Api {
             && gone >= oldest.plus_micros(-rule.reach.micros())
         {
             let message = format!(
-                "spec.late: amend with spec.amendReach {} goes back to windows that spec.retention has removed (those \
+                "spec.late: amend with spec.amendReach {} goes back to windows that spec.output.retention has removed (those \
                  before {gone}): late readings of them would be in no set. Keep the reach as it was, or make it longer \
                  when that time is out of its reach (the oldest window to come starts at {oldest})",
                 rule.reach

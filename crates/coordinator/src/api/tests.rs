@@ -4,7 +4,7 @@ use windrow_ports::meta::{Op, Txn};
 use windrow_protocol::plan::{BatchId, Part};
 use windrow_protocol::state::{BatchRecord, BatchState, Progress, Task};
 use windrow_protocol::volume::{Seen, Waiting};
-use windrow_protocol::{JobSpec, Offset, PartitionId, Timestamp, TopicName, WindowId};
+use windrow_protocol::{JobSpec, Offset, PartitionId, Revision, Timestamp, TopicName, WindowId};
 use windrow_wire::convert;
 use windrow_wire::v1::job_service_server::JobService;
 use windrow_wire::v1::window_service_server::WindowService;
@@ -30,15 +30,19 @@ async fn create(api: &Api, job: v1::Job, request_id: &str) -> Result<v1::CreateJ
     api.create_job(Request::new(request)).await.map(tonic::Response::into_inner)
 }
 
-/// A parked batch of an hour.
+/// A parked batch of an hour, by a spec that nobody knows.
 fn parked(job: &JobName, start: Timestamp, partition: i32) -> Op {
+    parked_revision(job, start, partition, 0, "old")
+}
+
+fn parked_revision(job: &JobName, start: Timestamp, partition: i32, revision: u32, spec: &str) -> Op {
     let plan = serde_json::json!({
-        "topic": "traffic", "topicId": "i", "partition": partition, "revision": 0, "specHash": "old", "generation": 1,
+        "topic": "traffic", "topicId": "i", "partition": partition, "revision": revision, "specHash": spec, "generation": 1,
         "window": {"start": start, "end": start.plus_micros(3_600_000_000)}, "sealedBy": "watermark",
         "read": {"start": 0, "end": 1}, "owned": {"start": 0, "end": 1},
     });
     let (window, part) = (WindowId::Time(start), Part::Partition(PartitionId(partition)));
-    let id = BatchId { job: job.clone(), window, part, revision: Default::default() };
+    let id = BatchId { job: job.clone(), window, part, revision: Revision(revision) };
     let batch = BatchRecord::new(id, Task::Map(serde_json::from_value(plan).unwrap()));
     Op::put(keys::batch(job, window, part), encode(&BatchRecord { state: BatchState::Failed, ..batch }))
 }
@@ -315,4 +319,34 @@ async fn a_job_does_not_amend_farther_back_than_to_the_windows_that_are_left() {
     api.parts.meta.txn(Txn { when: vec![], then: vec![parked(&name, day(9), 0)] }).await.unwrap();
     update(amends("1d", "2d")).await.unwrap();
     assert!(update(amends("2d", "30d")).await.unwrap_err().contains("starts at 2026-03-10T00:00:00Z"));
+}
+
+#[tokio::test]
+async fn a_revision_is_tried_again_by_a_changed_map_but_not_by_a_job_that_has_got_a_reduce() {
+    let (_folder, api) = api();
+    let made = create(&api, job("a"), "").await.unwrap().job.unwrap();
+    let (name, start) = (JobName::new("a").unwrap(), "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap());
+    let planned = serde_json::from_str::<JobSpec>(SPEC).unwrap().hash();
+    let changed = async |map: &str, reduce: Option<&str>| {
+        let then = vec![parked_revision(&name, start, 0, 1, &planned)];
+        api.parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
+        let mut job = v1::Job { etag: String::new(), ..made.clone() };
+        let spec = job.spec.as_mut().unwrap();
+        (spec.map, spec.reduce) = (map.to_owned(), reduce.map(str::to_owned));
+        let request = v1::UpdateJobRequest { job: Some(job), validate_only: false };
+        api.update_job(Request::new(request)).await.unwrap();
+        let name_of = format!("jobs/a/windows/{}", WindowId::Time(start));
+        let request = v1::RetryWindowRequest { name: name_of, validate_only: false };
+        let v1::RetryWindowResponse { batches, note } =
+            api.retry_window(Request::new(request)).await.unwrap().into_inner();
+        let key = keys::batch(&name, WindowId::Time(start), Part::Partition(PartitionId(0)));
+        let stored = api.parts.meta.get(&key).await.unwrap().unwrap();
+        let stored: BatchRecord = serde_json::from_slice(&stored.value).unwrap();
+        assert_eq!((batches, &stored.state), (1, &BatchState::Pending));
+        (stored.task.spec_hash() == planned, note)
+    };
+    let map = "SELECT device, max(speed) AS n FROM readings GROUP BY device";
+    assert_eq!(changed(map, None).await, (false, String::new()));
+    let (is_as_planned, note) = changed(map, Some("SELECT max(n) AS n FROM parts")).await;
+    assert!(is_as_planned && note.contains("the job as it was when they were planned"), "{note}");
 }

@@ -8,7 +8,7 @@ use windrow_protocol::plan::{BatchId, Part};
 use windrow_protocol::revise::WishId;
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
 use windrow_protocol::volume::{Amount, Seen};
-use windrow_protocol::{JobName, JobSpec, Offset, Timestamp, WindowId, paths};
+use windrow_protocol::{JobName, JobSpec, Offset, Revision, Timestamp, WindowId, paths};
 use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1::window_service_server::WindowService;
 use windrow_wire::v1::worker_service_server::WorkerService;
@@ -124,7 +124,7 @@ impl WindowService for Api {
         let (job, batches) = self.window_batches(&request.name).await?;
         let failed = batches.iter().filter(|record| record.value.state == BatchState::Failed).count() as u32;
         if request.validate_only || failed == 0 {
-            return Ok(Response::new(v1::RetryWindowResponse { batches: failed }));
+            return Ok(Response::new(v1::RetryWindowResponse { batches: failed, note: String::new() }));
         }
         let now = self.parts.clock.now();
         let stopping = batches.iter().find(|record| record.value.may_still_run(now)).map(|record| &record.value);
@@ -148,8 +148,18 @@ impl WindowService for Api {
             }
             Some((again, record))
         });
-        let batches = self.write_batches(again.collect()).await?;
-        Ok(Response::new(v1::RetryWindowResponse { batches }))
+        let again: Vec<_> = again.collect();
+        let old = again.iter().filter(|(again, _)| again.task.spec_hash() != job.spec.hash()).count();
+        let note = if old == 0 {
+            String::new()
+        } else {
+            format!(
+                "{old} run by the job as it was when they were planned, since a window is computed by one, and a part or an \
+                 earlier result of this one stands; for the job of now give them up (`windrow skip`), then `windrow backfill`"
+            )
+        };
+        let batches = self.write_batches(again).await?;
+        Ok(Response::new(v1::RetryWindowResponse { batches, note }))
     }
 
     async fn skip_window(
@@ -262,7 +272,8 @@ impl Api {
     }
 
     /// The batches of a window that can run the job's spec of now when they are tried again: all of them while none has
-    /// run to its marker, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs.
+    /// run to its marker, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs;
+    /// and a revision by a spec that has a reduce, or none, unlike the one before, would leave the files of both.
     async fn takes_new_spec(&self, job: &JobRecord, batches: &[Versioned<BatchRecord>]) -> Result<Vec<Part>, Status> {
         let waits = |record: &BatchRecord| matches!(record.state, BatchState::Failed | BatchState::Pending);
         let Some(first) = batches.first() else { return Ok(Vec::new()) };
@@ -273,18 +284,21 @@ impl Api {
             Task::Finish(_) => false,
         };
         let is_whole = !batches.iter().any(|record| amends(&record.value));
-        let is_new = made.is_empty() && is_whole;
+        let stored = self.parts.meta.get(&keys::spec(&job.name, first.value.task.spec_hash())).await.map_err(meta)?;
+        let planned = stored.and_then(|item| serde_json::from_slice::<JobSpec>(&item.value).ok());
+        let same_kind = planned.as_ref().is_some_and(|spec| spec.reduce.is_some() == job.spec.reduce.is_some());
+        let is_new = made.is_empty() && is_whole && (same_kind || first.value.id.revision == Revision::default());
         if is_new && batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
             return Ok(batches.iter().map(|record| record.value.id.part).collect());
         }
         let last = batches.iter().find(|record| record.value.id.part == Part::Finish && waits(&record.value));
         let Some(last) = last.filter(|_| !made.contains(&Part::Finish)) else { return Ok(Vec::new()) };
-        let key = keys::spec(&job.name, last.value.task.spec_hash());
-        let stored = self.parts.meta.get(&key).await.map_err(meta)?;
+        let stored = self.parts.meta.get(&keys::spec(&job.name, last.value.task.spec_hash())).await.map_err(meta)?;
         let planned = stored.and_then(|item| serde_json::from_slice::<JobSpec>(&item.value).ok());
+        // What is no part of the last step may differ as it likes.
         let only_reduce_differs = planned.is_some_and(|planned| {
-            let (reduce, max_attempts) = (job.spec.reduce.clone(), job.spec.max_attempts);
-            planned.reduce.is_some() == reduce.is_some() && JobSpec { reduce, max_attempts, ..planned } == job.spec
+            let parts = |spec: &JobSpec| (spec.source.clone(), spec.window.clone(), spec.map.clone());
+            planned.reduce.is_some() == job.spec.reduce.is_some() && parts(&planned) == parts(&job.spec)
         });
         Ok(if only_reduce_differs { vec![Part::Finish] } else { Vec::new() })
     }

@@ -29,6 +29,11 @@ fn window(of: i64) -> WindowId {
     WindowId::Time(hour(of))
 }
 
+/// Nobody leads, and nobody shall.
+fn leads() -> Compare {
+    Compare::Absent(keys::LEADER.to_owned())
+}
+
 impl World {
     /// Six hours of 1970 are complete, ten offsets of one partition each; two are to be kept, since what ended at a
     /// retention before the newest is kept, too.
@@ -125,7 +130,7 @@ impl World {
     }
 
     async fn expire(&self) -> u64 {
-        expire(&self.parts, &self.job).await.unwrap()
+        expire(&self.parts, &self.job, &leads()).await.unwrap()
     }
 
     /// The hours that have objects in a folder.
@@ -188,7 +193,7 @@ async fn a_removal_that_is_stopped_keeps_nobody_reading_and_is_found_again() {
     // Not to be listed: what comes after it is not reached.
     let obstacle = data.join(std::ffi::OsStr::from_bytes(b"\xff"));
     std::fs::write(&obstacle, "").unwrap();
-    assert!(expire(&world.parts, &world.job).await.is_err());
+    assert!(expire(&world.parts, &world.job, &leads()).await.is_err());
     let left = world.parts.store.list(&paths::window_commits(&world.job.name, window(0))).await.unwrap();
     let left: Vec<&str> = left.iter().map(|object| object.path.as_str()).collect();
     assert_eq!(
@@ -332,4 +337,12 @@ async fn the_metadata_tells_of_what_goes_before_the_store_does() {
     assert_eq!(world.expire().await, 4);
     let told = world.parts.meta.get(&keys::retired(&world.job.name)).await.unwrap().unwrap();
     assert_eq!(serde_json::from_slice::<Option<Timestamp>>(&told.value).unwrap(), Some(hour(4)));
+}
+
+#[tokio::test]
+async fn who_leads_no_more_removes_nothing() {
+    let world = World::new().await;
+    world.put(keys::LEADER.to_owned(), b"another one".to_vec()).await;
+    assert_eq!((world.expire().await, world.record().await), (0, None));
+    assert_eq!(world.left("j/data").await.len(), 6);
 }

@@ -41,7 +41,7 @@ pub async fn run(args: Args) -> Result<()> {
                 bail!(explain(document, status));
             }
         };
-        warnings.iter().for_each(|warning| eprintln!("warning: {name}: {warning}"));
+        warnings.iter().for_each(|warning| tell!("warning: {name}: {warning}"));
         values.push(json!({"job": name, "result": result, "dryRun": args.dry_run, "warnings": warnings}));
         names.push(name);
     }

@@ -260,7 +260,7 @@ pub async fn get(args: GetArgs) -> Result<()> {
         found.extend(list(&client, &job).await.with_context(|| format!("job {job}"))?);
     }
     if found.is_empty() {
-        eprintln!("no backfills");
+        tell!("no backfills");
     }
     let cells = |backfill: &v1::Backfill| {
         let time =

@@ -128,7 +128,7 @@ pub async fn get(args: GetArgs) -> Result<()> {
     let values: Vec<Value> = jobs.iter().map(value).collect();
     let names: Vec<String> = jobs.iter().map(|job| last_segment(&job.name).to_owned()).collect();
     if jobs.is_empty() {
-        eprintln!("no jobs; create one: {}", args.server.command(&["apply", "-f", "FILE"]));
+        tell!("no jobs; create one: {}", args.server.command(&["apply", "-f", "FILE"]));
     }
     let rows = values.iter().map(row).collect();
     output::print(args.output.output, &Value::Array(values), &names, || output::table(&HEADER, rows))
@@ -159,7 +159,7 @@ pub async fn watch(args: JobArgs) -> Result<()> {
             Ok(Some(change)) => value(&change.job.unwrap_or_default()),
             Ok(None) => bail!("the coordinator ended the watch"),
             Err(status) if status.code() == Code::NotFound && !first => {
-                eprintln!("job {} was deleted", args.job);
+                tell!("job {} was deleted", args.job);
                 return Ok(());
             }
             Err(status) => return Err(said(status)),
@@ -245,7 +245,11 @@ fn print_changed(args: &JobArgs, job: Option<v1::Job>, verb: &str, dry_run: bool
 pub async fn retry(args: RetryArgs) -> Result<()> {
     let client = args.server.connect().await?;
     let request = v1::RetryWindowRequest { name: args.name(), validate_only: args.dry_run };
-    let batches = client.windows().retry_window(request).await.map_err(said)?.into_inner().batches;
+    let v1::RetryWindowResponse { batches, note } =
+        client.windows().retry_window(request).await.map_err(said)?.into_inner();
+    if !note.is_empty() {
+        tell!("note: {note}");
+    }
     args.print(batches, "has failed: nothing to try again", "tried again")
 }
 

@@ -50,7 +50,7 @@ pub fn cells(partition: &v1::Partition) -> Vec<String> {
 pub async fn get(args: GetArgs) -> Result<()> {
     let found = args.server.connect().await?.partitions(args.job.as_str()).await.map_err(said)?;
     if found.is_empty() {
-        eprintln!("no partitions: the job's topic does not exist yet");
+        tell!("no partitions: the job's topic does not exist yet");
     }
     let names: Vec<String> = found.iter().map(|partition| last_segment(&partition.name).to_owned()).collect();
     let values = found.iter().map(value).collect();

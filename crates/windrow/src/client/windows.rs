@@ -265,9 +265,9 @@ pub async fn get(args: GetArgs) -> Result<()> {
     rows.drain(..skipped);
     let (zone, shifts) = (zone(&job), shifts(&job));
     if rows.is_empty() {
-        eprintln!("no windows yet; {}", args.store.server.command(&["describe", args.job.as_str()]));
+        tell!("no windows yet; {}", args.store.server.command(&["describe", args.job.as_str()]));
     } else if rows.len() < all && !args.all {
-        eprintln!("the newest {} of about {all} windows; --all shows all, --from and --until a time", rows.len());
+        tell!("the newest {} of about {all} windows; --all shows all, --from and --until a time", rows.len());
     }
     let values = rows.iter().map(|row| row_value(row, &zone, shifts.as_ref())).collect();
     let names: Vec<String> = rows.iter().map(|row| row.window.to_string()).collect();

@@ -19,7 +19,7 @@ pub struct GetArgs {
 pub async fn get(args: GetArgs) -> Result<()> {
     let found = args.server.connect().await?.workers().await.map_err(said)?;
     if found.is_empty() {
-        eprintln!("no workers are alive: batches wait until one is (windrow worker)");
+        tell!("no workers are alive: batches wait until one is (windrow worker)");
     }
     let names: Vec<String> = found.iter().map(|worker| last_segment(&worker.name).to_owned()).collect();
     let state = |worker: &v1::Worker| if worker.draining { "draining" } else { "ready" };

@@ -141,20 +141,20 @@ impl Report {
 
     /// Hints, and the rows that are told one by one, to stderr.
     pub fn explain(&self) {
-        self.hints.iter().for_each(|hint| eprintln!("note: {hint}"));
+        self.hints.iter().for_each(|hint| tell!("note: {hint}"));
         for row in &self.bad_rows {
             let line = row.line.map(|line| format!(" (line {line})")).unwrap_or_default();
             let column = if row.column.is_empty() { String::new() } else { format!(", column {}", row.column) };
-            eprintln!("bad row: {}: row {}{line}{column}: {}", row.file, row.row, row.reason);
+            tell!("bad row: {}: row {}{line}{column}: {}", row.file, row.row, row.reason);
         }
         for row in &self.refused_rows {
             let RefusedRow { file, row, field, reason, message } = row;
-            eprintln!("refused: {file}: row {row}, {field}: {message} [{reason}]");
+            tell!("refused: {file}: row {row}, {field}: {message} [{reason}]");
         }
         let shown = (self.bad_rows.len() + self.refused_rows.len()) as u64;
         let more = (self.bad + self.refused).saturating_sub(shown);
         if more > 0 {
-            eprintln!("and {more} more");
+            tell!("and {more} more");
         }
     }
 

@@ -124,7 +124,7 @@ impl<'a> Sender<'a> {
             };
             self.report.retries += self.pending.len() as u64;
             self.progress.suspend(|| {
-                eprintln!("trying again in {:.1} s: {}", pause.as_secs_f64(), status.message());
+                tell!("trying again in {:.1} s: {}", pause.as_secs_f64(), status.message());
             });
             tokio::time::sleep(pause).await;
         }

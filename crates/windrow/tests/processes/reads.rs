@@ -17,7 +17,7 @@ const PER_MINUTE: u64 = 20;
 fn minute(minute: u64) -> Vec<Append> {
     let time = hour_start(0).plus_micros(minute as i64 * 60_000_000);
     let message = |n: u64| {
-        let noise: String = (0..4).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+        let noise: String = (0..40).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
         let payload = format!(r#"{{"speed": {n}.5, "noise": "{noise}"}}"#).into();
         Append { key: Some(format!("d{n}").into()), payload, timestamp: time }
     };
