@@ -3,7 +3,6 @@
 //!
 //! Every point takes a run of its own. The test takes every `STRIDE`-th; `WINDROW_CRASH_STRIDE=1` takes all.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,16 +19,16 @@ use windrow_storage::Store;
 use windrow_worker::Tools;
 
 use crate::cluster::{Cluster, PATIENCE, spec};
-use crate::mortal::{Life, Mortal};
+use crate::mortal::{Life, Mortal, Point};
 
-/// Points that are left out between two that are tried.
-const STRIDE: usize = 23;
+/// The test takes every so manieth point.
+const STRIDE: usize = 17;
+
+/// Of calls that are made again and again (a look each 20 ms) so many are points.
+const OF_A_KIND: usize = 3;
 
 /// Runs beside each other; each waits for its disk and its clock most of the time.
 const AT_ONCE: usize = 3;
-
-/// More than any role calls in a run.
-const MOST_CALLS: i64 = 3_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -77,8 +76,9 @@ fn start(cluster: &Cluster, role: Role, life: &Arc<Life>) -> tokio::task::JoinHa
     }
 }
 
-/// One run in which a role dies at a call; where that was, or `None` if the work was done before it came to that call.
-async fn dies(role: Role, calls: i64, after: bool) -> Option<String> {
+/// One run in which a role dies at a call, or lives on; its life.
+async fn lives(role: Role, ends_at: Option<Point>) -> Arc<Life> {
+    let point = ends_at.as_ref().map(Point::to_string);
     let cluster = Cluster::new(2).await;
     // The last one closes three hours; none waits for a silence.
     for (minute, seq) in [(0, 0), (30, 1), (75, 2), (40, 3), (80, 4), (200, 5)] {
@@ -86,7 +86,7 @@ async fn dies(role: Role, calls: i64, after: bool) -> Option<String> {
         cluster.write(1, "b", minute, seq).await;
     }
     cluster.apply(JobSpec { idle_timeout: Length::from_secs(3_600), ..spec("") }).await;
-    let life = Life::new(calls, after);
+    let life = Life::new(ends_at);
     let mortal = start(&cluster, role, &life);
     // The mortal one is there first, so that it has the work.
     let is_there = match role {
@@ -124,29 +124,32 @@ async fn dies(role: Role, calls: i64, after: bool) -> Option<String> {
         Role::Coordinator => cluster.coordinator("successor"),
         Role::Worker => cluster.worker("successor", Duration::ZERO),
     };
-    let point = life.last_call().map(|call| format!("{role:?} {} {call}", if after { "after" } else { "before" }));
     cluster.complete(4).await;
     let (ledger, _) = cluster.ledger(false).await;
     // Two partitions; the block of minute 40 comes after the first hour was sealed.
     assert_eq!((ledger.kept, ledger.late), (80, 20), "{point:?}");
     assert_eq!(cluster.counts().await.values().sum::<i64>(), 80, "{point:?}");
-    point
+    life
 }
 
 async fn dies_everywhere(role: Role) {
     let stride = std::env::var("WINDROW_CRASH_STRIDE").map_or(STRIDE, |text| text.parse().unwrap());
-    let mut points = BTreeSet::new();
-    for after in [false, true] {
-        let runs = (0..MOST_CALLS).step_by(stride).map(|calls| dies(role, calls, after));
-        let mut runs = futures::stream::iter(runs).buffered(AT_ONCE);
-        // Behind the last call of the work there is nothing to die at.
-        while let Some(Some(point)) = runs.next().await {
-            points.insert(point);
-        }
-    }
-    points.iter().for_each(|point| println!("{point}"));
-    println!("{role:?}: {} different points", points.len());
-    assert!(points.len() >= 6, "{points:?}");
+    let calls = lives(role, None).await.calls();
+    let points = calls.into_iter().flat_map(|(call, times)| {
+        let each = (1..=times.min(OF_A_KIND)).flat_map(|nth| [(nth, false), (nth, true)]);
+        each.map(move |(nth, after)| Point { call: call.clone(), nth, after }).collect::<Vec<_>>()
+    });
+    let points: Vec<Point> = points.collect();
+    let runs = points.iter().step_by(stride).map(|point| async move {
+        let died = lives(role, Some(point.clone())).await.is_over();
+        // What is called is not quite the same in each run: two parts of it race.
+        println!("{role:?} {}{point}", if died { "" } else { "has not come " });
+        usize::from(died)
+    });
+    let runs: Vec<usize> = futures::stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
+    let (tried, died) = (runs.len(), runs.iter().sum::<usize>());
+    println!("{role:?}: {} points, {tried} tried, at {died} of them it died", points.len());
+    assert!(died >= 6 && died * 3 > tried * 2, "{died} of {tried}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

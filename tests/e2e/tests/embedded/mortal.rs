@@ -1,8 +1,9 @@
-//! A process that dies at its n-th call of the log, the metadata store or the object store: before it, or after it, when
-//! the reply is lost. Like a dead process, it never hears of any call again.
+//! A process that dies at a call of the log, the metadata store or the object store: before it, or after it, when the
+//! reply is lost. Like a dead process, it never hears of any call again.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,26 +22,43 @@ use windrow_ports::{Log, LogError, MetaError, MetaStore};
 use windrow_protocol::cut::Lookup;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
+/// A call at which a process dies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    /// What is called, without what is drawn at random.
+    pub call: String,
+    /// The n-th time that it is called, from 1.
+    pub nth: usize,
+    /// Whether the call is done, and only its reply is lost.
+    pub after: bool,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} #{}", if self.after { "after" } else { "before" }, self.call, self.nth)
+    }
+}
+
 /// Its life.
 #[derive(Debug)]
 pub struct Life {
-    calls_left: AtomicI64,
-    /// Whether the last call is done, and only its reply is lost.
-    after: bool,
+    /// Where it ends; `None`: it lives on.
+    ends_at: Option<Point>,
+    is_over: AtomicBool,
     died: Notify,
-    /// The call at which it died.
-    last_call: Mutex<Option<String>>,
+    /// What it has called, and how often.
+    calls: Mutex<BTreeMap<String, usize>>,
     /// What it held; a lease ends with its holder, a while later.
     leases: Mutex<Vec<i64>>,
 }
 
 impl Life {
-    pub fn new(calls: i64, after: bool) -> Arc<Self> {
+    pub fn new(ends_at: Option<Point>) -> Arc<Self> {
         Arc::new(Self {
-            calls_left: AtomicI64::new(calls),
-            after,
+            ends_at,
+            is_over: AtomicBool::new(false),
             died: Notify::new(),
-            last_call: Mutex::default(),
+            calls: Mutex::default(),
             leases: Mutex::default(),
         })
     }
@@ -50,12 +68,24 @@ impl Life {
         self.died.notified().await;
     }
 
-    pub fn last_call(&self) -> Option<String> {
-        self.last_call.lock().unwrap().clone()
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
+    }
+
+    pub fn calls(&self) -> BTreeMap<String, usize> {
+        self.calls.lock().unwrap().clone()
     }
 
     pub fn leases(&self) -> Vec<i64> {
         self.leases.lock().unwrap().clone()
+    }
+
+    /// Whether it is to die at this call.
+    fn dies_at(&self, call: &str) -> bool {
+        let mut calls = self.calls.lock().unwrap();
+        let n = calls.entry(call.to_owned()).or_default();
+        *n += 1;
+        self.ends_at.as_ref().is_some_and(|end| end.call == call && end.nth == *n)
     }
 
     async fn call<T>(&self, name: impl fmt::Display + Send, call: impl Future<Output = T>) -> T {
@@ -64,21 +94,27 @@ impl Life {
         if name.contains("_probe/") {
             return call.await;
         }
-        let left = self.calls_left.fetch_sub(1, Ordering::SeqCst);
-        if left > 0 {
+        if self.is_over() {
+            return std::future::pending().await;
+        }
+        if !self.dies_at(&without_chance(&name)) {
             return call.await;
         }
+        self.is_over.store(true, Ordering::SeqCst);
         // Whatever becomes of the last call: its caller may give it up, or come to the next call without asking for it.
         let end = End(&self.died);
-        if left == 0 {
-            *self.last_call.lock().unwrap() = Some(name);
-            if self.after {
-                call.await;
-            }
+        if self.ends_at.as_ref().is_some_and(|end| end.after) {
+            call.await;
         }
         drop(end);
         std::future::pending().await
     }
+}
+
+/// A call without the names of attempts.
+fn without_chance(call: &str) -> String {
+    let is_drawn = |segment: &&str| segment.len() == 36 && segment.matches('-').count() == 4;
+    call.split('/').map(|segment| if is_drawn(&segment) { "*" } else { segment }).collect::<Vec<_>>().join("/")
 }
 
 /// Says at its own end that a life has ended.
