@@ -85,8 +85,10 @@ fn check(seen: &mut Seen, change: Change<'_>) -> Checked {
                 retention::deleted(seen, path)?;
             }
             let bytes = seen.objects.remove(path);
+            // A delete that comes late may find nothing.
+            let Some(bytes) = bytes else { return Ok(()) };
             if is_final(path) {
-                seen.gone.extend(bytes.map(|bytes| (path.to_owned(), bytes)));
+                seen.gone.insert(path.to_owned(), bytes);
             }
             if let Some(entry) = seen.files.staged.get(path) {
                 let to = &entry.path;
