@@ -272,4 +272,6 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
 }
 
 #[cfg(test)]
+mod homes;
+#[cfg(test)]
 pub(crate) mod tests;
