@@ -1,5 +1,7 @@
 //! `windrow cat`: prints committed output. Reads what markers name, never what merely lies in a folder.
 
+mod columns;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -251,6 +253,8 @@ impl Sink {
         match self {
             Self::Table(batches) if batches.is_empty() => {}
             Self::Table(batches) => {
+                let all = columns::union(batches.iter().map(RecordBatch::schema));
+                let batches: Vec<_> = batches.iter().map(|batch| columns::fit(batch, &all)).collect::<Result<_>>()?;
                 // What can't be printed is an error, not a cell.
                 let options = FormatOptions::new().with_display_error(false);
                 writeln!(out, "{}", pretty_format_batches_with_options(&batches, &options)?)?;
@@ -297,6 +301,22 @@ async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) ->
     let all: u64 = files.iter().map(|(_, file)| file.rows).sum();
     let mut sink = Sink::new(args.output);
     let local = tempfile::NamedTempFile::new()?;
+    let named = |batch: RecordBatch, window| {
+        let batch = readable(batch)?;
+        if args.all { with_window(&batch, window) } else { Ok(batch) }
+    };
+    // A header comes before the first row, and has to be that of all: so each file is looked into before.
+    let mut header = None;
+    if args.output == Form::Csv && files.len() > 1 {
+        let mut schemas = Vec::new();
+        for (window, file) in &files {
+            store.fetch(file, local.path()).await?;
+            if let Some(batch) = parquet::read(local.path())?.next() {
+                schemas.push(named(batch?, *window)?.schema());
+            }
+        }
+        header = Some(columns::union(schemas));
+    }
     for (window, file) in files {
         if left == 0 {
             break;
@@ -304,9 +324,9 @@ async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) ->
         store.fetch(&file, local.path()).await?;
         for batch in parquet::read(local.path())? {
             let batch = batch?;
-            let batch = readable(batch.slice(0, batch.num_rows().min(left)))?;
+            let batch = named(batch.slice(0, batch.num_rows().min(left)), window)?;
             left -= batch.num_rows();
-            sink.write(if args.all { with_window(&batch, window)? } else { batch })?;
+            sink.write(header.as_ref().map_or(Ok(batch.clone()), |header| columns::fit(&batch, header))?)?;
             if left == 0 {
                 break;
             }

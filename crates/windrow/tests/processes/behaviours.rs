@@ -157,6 +157,8 @@ async fn a_batch_that_fails_or_never_ends_holds_nobody_back_and_is_tried_again_o
         hours.iter().all(|(state, _)| state == "complete")
     })
     .await;
+    let report = deployment.verify(&deployment.job, roles.servers).await;
+    assert_eq!(report["clean"], true, "what is parked is no gap, also where a partition begins: {report}");
 
     // Mended SQL, tried again.
     deployment.apply(HOURLY, "3s", "SELECT device, 1 AS n FROM readings", &roles).await;
