@@ -21,8 +21,8 @@ use windrow_worker::Tools;
 use crate::cluster::{Cluster, PATIENCE, spec};
 use crate::mortal::{Life, Mortal, Point};
 
-/// The test takes every so manieth point.
-const STRIDE: usize = 17;
+/// Of the points the test takes one in so many.
+const STRIDE: usize = 11;
 
 /// Of calls that are made again and again (a look each 20 ms) so many are points.
 const OF_A_KIND: usize = 3;
@@ -149,7 +149,7 @@ async fn dies_everywhere(role: Role) {
     let runs: Vec<usize> = futures::stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
     let (tried, died) = (runs.len(), runs.iter().sum::<usize>());
     println!("{role:?}: {} points, {tried} tried, at {died} of them it died", points.len());
-    assert!(died >= 6 && died * 3 > tried * 2, "{died} of {tried}");
+    assert!(points.len() >= 30 && died * 3 > tried * 2, "{died} of {tried}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
