@@ -271,6 +271,12 @@ impl Api {
         Ok(markers.filter(|(_, _, _, of)| *of == id.revision).map(|(_, _, part, _)| part).collect())
     }
 
+    /// The spec that a batch was planned with, if it is stored and understood.
+    async fn planned_spec(&self, batch: &BatchRecord) -> Result<Option<JobSpec>, Status> {
+        let stored = self.parts.meta.get(&keys::spec(&batch.id.job, batch.task.spec_hash())).await.map_err(meta)?;
+        Ok(stored.and_then(|item| serde_json::from_slice(&item.value).ok()))
+    }
+
     /// The batches of a window that can run the job's spec of now when they are tried again: all of them while none has
     /// run to its marker, and the last step alone if only the reduce has changed. Otherwise a window would mix two specs;
     /// and a revision by a spec that has a reduce, or none, unlike the one before, would leave the files of both.
@@ -284,8 +290,7 @@ impl Api {
             Task::Finish(_) => false,
         };
         let is_whole = !batches.iter().any(|record| amends(&record.value));
-        let stored = self.parts.meta.get(&keys::spec(&job.name, first.value.task.spec_hash())).await.map_err(meta)?;
-        let planned = stored.and_then(|item| serde_json::from_slice::<JobSpec>(&item.value).ok());
+        let planned = self.planned_spec(&first.value).await?;
         let same_kind = planned.as_ref().is_some_and(|spec| spec.reduce.is_some() == job.spec.reduce.is_some());
         let is_new = made.is_empty() && is_whole && (same_kind || first.value.id.revision == Revision::default());
         if is_new && batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
@@ -293,8 +298,7 @@ impl Api {
         }
         let last = batches.iter().find(|record| record.value.id.part == Part::Finish && waits(&record.value));
         let Some(last) = last.filter(|_| !made.contains(&Part::Finish)) else { return Ok(Vec::new()) };
-        let stored = self.parts.meta.get(&keys::spec(&job.name, last.value.task.spec_hash())).await.map_err(meta)?;
-        let planned = stored.and_then(|item| serde_json::from_slice::<JobSpec>(&item.value).ok());
+        let planned = self.planned_spec(&last.value).await?;
         // What is no part of the last step may differ as it likes.
         let only_reduce_differs = planned.is_some_and(|planned| {
             let parts = |spec: &JobSpec| (spec.source.clone(), spec.window.clone(), spec.map.clone());
