@@ -8,7 +8,6 @@ mod describe;
 mod error;
 mod heard;
 mod read;
-mod watermark;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

@@ -1,5 +1,6 @@
-//! Reading one planned range. A range is complete when Kafka has shown that nothing of it is missing: a record at or
-//! beyond its end, or the end of the partition while the end of the log is still at or beyond the range's end.
+//! Reading one planned range. A range is complete when Kafka has shown that nothing of it is missing: by a record at or
+//! beyond its last offset, or by markers of the log's own up to there. That a broker has no more is no proof: it may have
+//! just become the leader, or be a follower, and have not yet what the broker had that was asked for the end.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +18,6 @@ use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
 use crate::KafkaSettings;
 use crate::error::Errors;
-use crate::watermark;
 
 /// Records per chunk at most.
 const CHUNK_RECORDS: usize = 1_024;
@@ -155,19 +155,31 @@ impl Read<'_> {
                         return Ok(());
                     }
                 }
-                // The end of the log: what is missing up to the range's end are the log's own markers.
+                // No more for now. Markers, which are not handed out, may have been passed up to the range's end.
                 Some(Err(KafkaError::PartitionEOF(_))) => {
-                    self.expect_held()?;
-                    let end = watermark::last_seen(self.consumer, self.topic, self.partition);
-                    if end.is_some_and(|end| end >= self.range.end) {
+                    if self.passed()? >= self.range.end {
                         chunk.hand_on(tell);
                         return Ok(());
                     }
                     // The broker that is read from is behind the one that knew the range's end: the rest will come.
+                    self.expect_held()?;
                 }
                 Some(Err(error)) => self.tolerate(&error)?,
             }
         }
+    }
+
+    /// The offset behind the last record or marker that was taken from librdkafka in this read. Asks nobody.
+    ///
+    /// librdkafka moves it for what is taken, in order, never for what has only arrived; whatever an earlier read by this
+    /// consumer left of it is gone before the first event of this one.
+    fn passed(&self) -> Result<Offset, LogError> {
+        let positions = self.consumer.position().map_err(|error| self.error(&error))?;
+        let found = positions.find_partition(self.topic.as_str(), self.partition.0);
+        Ok(match found.map(|place| place.offset()) {
+            Some(rdkafka::Offset::Offset(offset)) => Offset(offset),
+            _ => self.range.start,
+        })
     }
 
     /// Hands on what was sent behind the range and has arrived, without waiting for more.
