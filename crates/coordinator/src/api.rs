@@ -70,13 +70,14 @@ impl Api {
 
     /// Everything of one job: its cursors stay out, since only the leader needs them.
     async fn job_view(&self, name: &JobName) -> Result<View, Status> {
+        // Progress first: what it calls planned is among the batches, or complete.
+        let progress = self.parts.meta.get(&keys::progress(name)).await.map_err(meta)?;
         // Wishes before and after: one that came meanwhile is seen after, one that became batches meanwhile before.
         let mut listing = self.parts.meta.list(&keys::wishes(name)).await.map_err(meta)?;
+        listing.items.extend(progress);
         listing.items.extend(self.parts.meta.list(&keys::batches(name)).await.map_err(meta)?.items);
         listing.items.extend(self.parts.meta.list(&keys::wishes(name)).await.map_err(meta)?.items);
-        for key in [keys::progress(name), keys::problem(name)] {
-            listing.items.extend(self.parts.meta.get(&key).await.map_err(meta)?);
-        }
+        listing.items.extend(self.parts.meta.get(&keys::problem(name)).await.map_err(meta)?);
         Ok(View::new(&listing))
     }
 

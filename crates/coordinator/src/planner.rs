@@ -119,11 +119,24 @@ impl Site<'_> {
 
     /// The timestamp of the record at an offset; `None` if the log has no record there (any more, or yet).
     async fn time_of(&self, partition: PartitionId, offset: Offset) -> Result<Option<Timestamp>, LogError> {
-        let mut records = self.parts.log.read(self.name(), partition, OffsetRange::new(offset, offset.next()));
+        self.first_of(partition, OffsetRange::new(offset, offset.next())).await
+    }
+
+    async fn first_of(&self, partition: PartitionId, range: OffsetRange) -> Result<Option<Timestamp>, LogError> {
+        let mut records = self.parts.log.read(self.name(), partition, range);
         match records.next().await.transpose() {
             Ok(chunk) => Ok(chunk.and_then(|chunk| chunk.first().map(|record| record.timestamp))),
             Err(LogError::OutOfRange { .. }) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The timestamp of a partition's first record. Markers of transactions may lie before it.
+    async fn first_time(&self, partition: PartitionId, bounds: &Bounds) -> Result<Option<Timestamp>, LogError> {
+        let all = OffsetRange::new(bounds.log_start, bounds.high_watermark);
+        match self.time_of(partition, all.start).await? {
+            None if all.len() > 1 => self.first_of(partition, all).await,
+            found => Ok(found),
         }
     }
 

@@ -40,7 +40,7 @@ pub async fn expire(parts: &Parts, job: &JobRecord, leads: &Compare) -> Result<u
     };
     // Somebody was stopped while removing them.
     if !gone.is_empty() {
-        remove(parts, job, gone).await?;
+        remove(parts, job, leads, gone).await?;
     }
     let Some(retention) = job.spec.output.retention else { return Ok(0) };
     let keep = Keep::of(parts, job, retention.micros(), &left).await?;
@@ -58,8 +58,21 @@ pub async fn expire(parts: &Parts, job: &JobRecord, leads: &Compare) -> Result<u
         return Ok(0);
     }
     let expired = old.len() as u64;
-    remove(parts, job, old).await?;
+    remove(parts, job, leads, old).await?;
     Ok(expired)
+}
+
+/// What holds while this leader leads and the job is the one that it was; `None` once that is gone, or about to go.
+async fn guard(
+    parts: &Parts,
+    job: &JobRecord,
+    leads: &Compare,
+) -> Result<Option<(JobRecord, Vec<Compare>)>, TickError> {
+    let key = keys::job(&job.name);
+    let Some(item) = parts.meta.get(&key).await? else { return Ok(None) };
+    let found = serde_json::from_slice::<JobRecord>(&item.value).ok();
+    let found = found.filter(|found| found.created_at == job.created_at && !found.deleting);
+    Ok(found.map(|found| (found, vec![Compare::Modified(key, item.mod_revision), leads.clone()])))
 }
 
 /// Tells whoever changes the job that windows are about to go, if the job is there and keeps its windows for as long as it
@@ -70,14 +83,10 @@ async fn retire(
     leads: &Compare,
     through: Option<Timestamp>,
 ) -> Result<bool, TickError> {
-    let key = keys::job(&job.name);
-    let Some(item) = parts.meta.get(&key).await? else { return Ok(false) };
-    let found = serde_json::from_slice::<JobRecord>(&item.value).ok();
-    let same = |found: &JobRecord| found.created_at == job.created_at && found.spec.output == job.spec.output;
-    if !found.is_some_and(|found| same(&found) && !found.deleting) {
+    let Some((found, when)) = guard(parts, job, leads).await? else { return Ok(false) };
+    if found.spec.output != job.spec.output {
         return Ok(false);
     }
-    let when = vec![Compare::Modified(key, item.mod_revision), leads.clone()];
     let then = vec![Op::put(keys::retired(&job.name), encode(&through))];
     Ok(parts.meta.txn(Txn { when, then }).await?.applied)
 }
@@ -202,14 +211,20 @@ async fn markers(parts: &Parts, job: &JobRecord, window: WindowId) -> Result<Vec
 }
 
 /// Removes windows that the record tells of. One of which a revision was planned before anybody knew of the record stays
-/// until that has ended: it may be reading what stands.
-async fn remove(parts: &Parts, job: &JobRecord, windows: Vec<WindowId>) -> Result<(), TickError> {
+/// until that has ended: it may be reading what stands. Each is removed only while this leader leads: one that has slept
+/// may find windows of another job under the name.
+async fn remove(parts: &Parts, job: &JobRecord, leads: &Compare, windows: Vec<WindowId>) -> Result<(), TickError> {
     let view = View::new(&parts.meta.list(&keys::batches(&job.name)).await?);
     let in_flight = view.batches.get(&job.name);
     for window in windows {
-        if in_flight.is_none_or(|batches| batches.keys().all(|(other, _)| *other != window)) {
-            remove_window(parts, job, window).await?;
+        if in_flight.is_some_and(|batches| batches.keys().any(|(other, _)| *other == window)) {
+            continue;
         }
+        let Some((_, when)) = guard(parts, job, leads).await? else { return Ok(()) };
+        if !parts.meta.txn(Txn { when, then: Vec::new() }).await?.applied {
+            return Ok(());
+        }
+        remove_window(parts, job, window).await?;
     }
     Ok(())
 }

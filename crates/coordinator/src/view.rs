@@ -1,6 +1,6 @@
 //! Everything under `/windrow/v1/`, decoded. A value that can't be read (a newer version wrote it) is logged and left out:
-//! one bad key must not stop the others. But the job that it belongs to stops: to take a batch for absent would be to
-//! finish its window without it.
+//! one bad key must not stop the others. But the job whose batch, cursor, progress or wish it is stops: to take a batch for
+//! absent would be to finish its window without it, and to take a wish for absent to let its windows go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -215,7 +215,7 @@ impl View {
 /// The job whose plans a key is part of.
 fn planned_job(key: &str) -> Option<JobName> {
     let mut segments = key.strip_prefix(ROOT)?.split('/');
-    let is_planned = matches!(segments.next()?, "batches" | "cursors" | "progress");
+    let is_planned = matches!(segments.next()?, "batches" | "cursors" | "progress" | "revisions");
     is_planned.then(|| segments.next()).flatten().and_then(|job| JobName::new(job).ok())
 }
 

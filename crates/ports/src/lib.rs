@@ -4,6 +4,7 @@
 //! The crate names no adapter. The object store is not among the ports because `object_store` is one already.
 
 pub mod clock;
+pub mod cluster;
 pub mod conformance;
 pub mod lease;
 pub mod log;

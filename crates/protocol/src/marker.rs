@@ -60,7 +60,8 @@ pub struct Marker {
     /// Declared columns of which no reading of the window has a value, if there are readings: misspelt, perhaps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub absent: Vec<String>,
-    /// Why somebody has given the batch up: nothing was computed, and it has no files. What it owned counts as lost.
+    /// Why somebody has given the batch up: nothing was computed. A first result has no files then, and all that it was to
+    /// read counts as lost; a revision carries on those that stand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
     /// The late readings that are to be taken in by revisions of their own windows.

@@ -124,7 +124,7 @@ pub struct Plan {
     pub read: OffsetRange,
     /// The offsets whose late readings this batch alone may emit: [end of the batch before, own end).
     pub owned: OffsetRange,
-    /// Owned offsets that the log had already dropped when the plan was made: lost, and reported as such.
+    /// Offsets to be read that the log had already dropped when the plan was made: lost, and reported as such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<OffsetRange>,
     pub sealed_by: SealedBy,
@@ -188,6 +188,16 @@ impl Plan {
     /// in the marker counts.
     pub fn is_same_work(&self, other: &Self) -> bool {
         Self { generation: other.generation, ..self.unread() } == other.unread()
+    }
+
+    /// Whether both are of the same readings, maybe by another spec or for another wish: what stands for one of them
+    /// leaves no reading of the other out, nor counts one twice.
+    pub fn is_same_readings(&self, other: &Self) -> bool {
+        let mut mine = Self { spec_hash: other.spec_hash.clone(), ..self.clone() };
+        if let (Some(mine), Some(other)) = (&mut mine.revises, &other.revises) {
+            mine.cause = other.cause.clone();
+        }
+        mine.is_same_work(other)
     }
 
     /// How the end of a window of volume is found; `None` for windows of time.
@@ -258,6 +268,11 @@ impl FinishPlan {
     /// it is.
     pub fn is_same_work(&self, other: &Self) -> bool {
         Self { generation: other.generation, ..self.clone() } == *other
+    }
+
+    /// Whether both join the same results, maybe by another spec.
+    pub fn is_same_parts(&self, other: &Self) -> bool {
+        Self { spec_hash: other.spec_hash.clone(), ..self.clone() }.is_same_work(other)
     }
 }
 

@@ -8,11 +8,12 @@
 //! | `/windrow/v1/cursors/<job>/<partition>` | [`Cursor`](crate::cut::Cursor) | leader |
 //! | `/windrow/v1/progress/<job>` | [`Progress`] | leader |
 //! | `/windrow/v1/problems/<job>` | text: what keeps the job from going on | leader |
-//! | `/windrow/v1/batches/<job>/<window>/<part>` | [`BatchRecord`] | leader; API for retry, compare on mod revision |
+//! | `/windrow/v1/batches/<job>/<window>/<part>` | [`BatchRecord`] | leader; API for retry, skip, cancel and the end of a backfill, compare on mod revision |
 //! | `/windrow/v1/revisions/<job>/<wish>` | [`Wish`] | leader; API for backfills, compare on mod revision |
+//! | `/windrow/v1/retired/<job>` | [`Timestamp`](crate::Timestamp) or null: up to where windows have gone by age | leader |
 //! | `/windrow/v1/workers/<worker>` | [`WorkerRecord`] | worker, bound to its lease |
 //! | `/windrow/v1/assignments/<worker>/<job>/<window>/<part>` | [`Assignment`] | leader, bound to the worker's lease; the worker writes the outcome |
-//! | `/windrow/v1/store` | text: the object store of the cluster's output | the first worker |
+//! | `/windrow/v1/store` | text: the object store of the cluster's output | the first worker or coordinator |
 //! | `/windrow/v1/leader` | [`LeaderRecord`] | whoever wins the election, bound to its lease |
 
 use serde::{Deserialize, Serialize};

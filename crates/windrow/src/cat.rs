@@ -37,7 +37,7 @@ pub struct Args {
     /// With --window: this revision of its data; the newest if absent. 0 is the first result.
     #[arg(long, requires = "window")]
     revision: Option<u32>,
-    /// The newest complete window that has rows (the default).
+    /// The newest complete window; of the data, the newest that has rows (the default).
     #[arg(long, conflicts_with = "all")]
     last: bool,
     /// All complete windows, oldest first, with a column `window`.

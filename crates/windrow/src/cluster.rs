@@ -31,6 +31,8 @@ pub struct Cluster {
     pub store: Store,
     pub clock: Arc<dyn Clock>,
     pub gateway: Arc<Gateway>,
+    /// Cancelled when the worker runs no more, whatever the reason; [`Cluster::stop`] tells it.
+    pub worker_ended: CancellationToken,
     stop: CancellationToken,
     coordinator: JoinHandle<()>,
     worker: JoinHandle<Result<(), WorkerError>>,
@@ -59,10 +61,17 @@ impl Cluster {
             lease_ttl: Duration::from_secs(10),
             grace: Duration::from_secs(30),
         };
-        let worker = tokio::spawn(windrow_worker::run(tools, db.meta(), settings, stop.clone()));
+        let worker_ended = CancellationToken::new();
+        let (running, ended) =
+            (windrow_worker::run(tools, db.meta(), settings, stop.clone()), worker_ended.clone().drop_guard());
+        let worker = tokio::spawn(async move {
+            let _ended = ended;
+            running.await
+        });
         let settings = windrow_gateway::Settings { create_partitions: Some(PARTITIONS), ..Default::default() };
         let gateway = Gateway::new(db.log(), clock.clone(), settings);
-        Ok(Self { log: db.log(), meta: db.meta(), store, clock, gateway, stop, coordinator, worker, _scratch: scratch })
+        let (log, meta) = (db.log(), db.meta());
+        Ok(Self { log, meta, store, clock, gateway, worker_ended, stop, coordinator, worker, _scratch: scratch })
     }
 
     /// Stops the roles: what runs is finished, nothing new is taken.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use windrow_coordinator::{JanitorSettings, Parts};
 use windrow_gateway::Gateway;
+use windrow_ports::cluster::agree_on_store;
 use windrow_ports::{Clock, SystemClock};
 use windrow_processing::{Engine, EngineSettings};
 use windrow_protocol::WorkerId;
@@ -183,6 +184,8 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<()> {
     let log = unless_stopped(&stop, args.kafka.connect("windrow-coordinator")).await?;
     let meta = unless_stopped(&stop, args.etcd.connect()).await?;
     let parts = Parts { log, meta, clock: Arc::new(SystemClock::default()), store: args.store.open()? };
+    let agreed = async { Ok(agree_on_store(parts.store.url(), &*parts.meta, &*parts.clock).await?) };
+    unless_stopped(&stop, agreed).await?;
     let settings = windrow_coordinator::Settings {
         id: format!("{}-{}", args.grpc, uuid::Uuid::now_v7()),
         lease_ttl: Duration::from_secs(args.lease_seconds),
@@ -259,7 +262,13 @@ pub async fn dev(args: DevArgs) -> Result<()> {
     let store = v1::ObjectStore { url: cluster.store.url().to_owned(), ..Default::default() };
     let ingest = windrow_gateway::grpc::service(cluster.gateway.clone());
     let api = windrow_coordinator::api::services(parts, told(store, v1::LogKind::Embedded), stop.clone());
-    let ends = Stop { token: stop, grace: API_GRACE };
+    let ends = Stop { token: stop.clone(), grace: API_GRACE };
+    // Servers without a worker behind them would look healthy.
+    let worker_ended = cluster.worker_ended.clone();
+    tokio::spawn(async move {
+        worker_ended.cancelled().await;
+        stop.cancel();
+    });
     let ready =
         async || serve::takes_readings(&cluster.gateway) && serve::can_coordinate(&*cluster.log, &*cluster.meta).await;
     let services: Vec<&str> = API.into_iter().chain([INGEST]).collect();

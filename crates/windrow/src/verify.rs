@@ -405,7 +405,9 @@ impl Report {
         let found = found.chain(audit::revisions(&revisions.iter().collect::<Vec<_>>()));
         self.findings.extend(found.map(|what| format!("{at}: {what}")));
         let lost = marker.ledger.lost_offsets;
-        if let Some(reason) = &marker.skipped {
+        if let (Some(reason), Some(_)) = (&marker.skipped, marker.carried) {
+            self.notes.push(format!("{at}: {} given up, the result before it stands: {reason}", marker.plan.revision));
+        } else if let Some(reason) = &marker.skipped {
             self.notes.push(format!("{at}: skipped, up to {lost} offsets without a result: {reason}"));
         } else if lost > 0 {
             self.findings.push(format!("{at}: {lost} offsets were lost to retention"));

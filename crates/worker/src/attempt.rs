@@ -57,15 +57,17 @@ impl Run<'_> {
             return Ok(());
         }
         Err(AttemptError::Park(format!(
-            "{} stands already, with another plan: an earlier job of this name has put its output there. Nothing was \
-             changed. Apply the job under another name, or delete it, move {}/ away in the store, and apply it again",
+            "{} stands already, with another plan: an earlier job of this name has put its output there, or a worker that \
+             was away for long has committed by the spec of before. Nothing was changed. `windrow skip` goes on with what \
+             stands, if it is of the same readings, and a backfill then computes the window anew. Otherwise apply the job \
+             under another name, or delete it, move {}/ away in the store, and apply it again",
             self.marker_path(),
             self.id.job
         )))
     }
 
     async fn map(&self, plan: &Plan) -> Result<Summary, AttemptError> {
-        let is_same = |found: &Marker| found.plan.is_same_work(plan);
+        let is_same = |found: &Marker| found.plan.is_same_work(plan) || self.goes_on_with(found, plan);
         if let Some(found) = self.standing(is_same).await? {
             return Ok(summary(&found, self.result()));
         }
@@ -92,6 +94,14 @@ impl Run<'_> {
             committed_at: self.tools.clock.now(),
         };
         Ok(summary(&self.commit(&marker, is_same).await?, self.result()))
+    }
+
+    /// Whether who gives the batch up goes on with a marker that stands, although another spec has made it: it is of the
+    /// same readings, and its rows are where the last step looks for them.
+    fn goes_on_with(&self, found: &Marker, plan: &Plan) -> bool {
+        let other = if self.spec.reduce.is_some() { Dataset::Data } else { Dataset::Parts };
+        let fits = || !found.files.iter().any(|file| file.is_in(&self.id.job, other));
+        self.skip.is_some() && found.plan.is_same_readings(plan) && fits()
     }
 
     /// The batch's marker, if one stands. Somebody committed before: what they may have left to publish is published.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use windrow_ports::cluster::{OtherStore, agree_on_store};
 use windrow_ports::lease::HeldLease;
 use windrow_ports::meta::{Compare, ENOUGH_TXN_BYTES, Event, KeyValue, MAX_TXN_OPS, Op, Txn};
 use windrow_ports::{MetaError, MetaStore};
@@ -47,11 +48,8 @@ pub enum WorkerError {
     Store(#[from] StoreError),
     #[error("scratch folder: {0}")]
     Scratch(#[from] std::io::Error),
-    /// Workers of one cluster must write to one place, or a batch could be committed in each.
-    #[error(
-        "this worker's store is {mine}, but the cluster's is {cluster}; give it the same, or a metadata prefix of its own"
-    )]
-    OtherStore { mine: String, cluster: String },
+    #[error(transparent)]
+    OtherStore(#[from] OtherStore),
 }
 
 /// An error as it is kept: it may quote a value, and values may be long.
@@ -92,7 +90,7 @@ pub async fn run(
     let ready = async {
         probe(&tools).await?;
         std::fs::create_dir_all(&tools.scratch)?;
-        agree_on_store(&tools, &*meta).await
+        Ok::<_, WorkerError>(agree_on_store(tools.store.url(), &*meta, &*tools.clock).await?)
     };
     tokio::select! {
         biased;
@@ -126,34 +124,6 @@ async fn probe(tools: &Tools) -> Result<(), WorkerError> {
             }
             probed => return Ok(probed?),
         }
-    }
-}
-
-/// Notes this worker's store as the cluster's, or finds that it is.
-async fn agree_on_store(tools: &Tools, meta: &dyn MetaStore) -> Result<(), WorkerError> {
-    let mine = tools.store.url();
-    loop {
-        let claim = Txn {
-            when: vec![Compare::Absent(keys::STORE.to_owned())],
-            then: vec![Op::put(keys::STORE, serde_json::to_vec(mine).unwrap_or_default())],
-        };
-        let seen = match meta.txn(claim).await {
-            Ok(_) => meta.get(keys::STORE).await,
-            Err(error) => Err(error),
-        };
-        match seen {
-            Ok(Some(item)) => {
-                let cluster: String = serde_json::from_slice(&item.value).unwrap_or_default();
-                return if cluster == mine {
-                    Ok(())
-                } else {
-                    Err(WorkerError::OtherStore { mine: mine.to_owned(), cluster })
-                };
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the cluster's store can't be read yet; trying again"),
-        }
-        tools.clock.sleep(PAUSE).await;
     }
 }
 

@@ -286,3 +286,41 @@ async fn a_window_whose_file_is_gone_goes_on_when_it_is_given_up_and_is_mended_b
     assert_eq!(objects(&bench, "job/revisions").await, Vec::<String>::new(), "there was nothing to keep");
     assert_eq!(marker(&bench, 1).await.damaged, [DATA]);
 }
+
+/// A worker that slept while its window was cancelled and tried again by a changed job may wake and commit: its marker
+/// stands, and what it did counts, or the window would be stuck for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gives_a_batch_up_goes_on_with_what_another_spec_has_made_of_the_same_readings() {
+    let bench = bench().await;
+    let mut changed = spec(false);
+    changed.map = "SELECT count(*) AS n FROM readings".into();
+    run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    let parked = run(&bench.tools, &map(&bench, changed.clone())).await;
+    assert!(matches!(&parked, Err(AttemptError::Park(why)) if why.contains("windrow skip")), "{parked:?}");
+    let skip = |assignment| Assignment { skip: Some("it slept".to_owned()), ..assignment };
+    assert_eq!(run(&bench.tools, &skip(map(&bench, changed.clone()))).await.unwrap().rows, 2, "as it stands");
+    assert_eq!((marker(&bench, 0).await.skipped, objects(&bench, "job/data").await), (None, vec![DATA.to_owned()]));
+    assert_eq!(run(&bench.tools, &finish(&bench, changed.clone())).await.unwrap().rows, 2);
+
+    // Of other readings it is nobody's, and where a reduce looks for parts it would be overlooked.
+    let mut others = skip(map(&bench, changed));
+    if let Task::Map(plan) = &mut others.task {
+        plan.read.start = Offset(1);
+    }
+    for unlike in [others, skip(map(&bench, spec(true)))] {
+        let parked = run(&bench.tools, &unlike).await;
+        assert!(matches!(parked, Err(AttemptError::Park(_))), "{parked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_that_was_planned_as_the_first_result_replaces_none() {
+    let bench = bench().await;
+    run(&bench.tools, &map(&bench, spec(false))).await.unwrap();
+    let mut blind = again(&bench, spec(false));
+    if let Task::Map(Plan { revises: Some(revises), .. }) = &mut blind.task {
+        revises.base = None;
+    }
+    let parked = run(&bench.tools, &blind).await;
+    assert!(matches!(&parked, Err(AttemptError::Park(why)) if why.contains("another store")), "{parked:?}");
+}

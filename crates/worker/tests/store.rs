@@ -36,7 +36,7 @@ async fn a_worker_with_another_store_than_its_cluster_does_not_start() {
     tokio::time::timeout(Duration::from_secs(30), registered).await.expect("the first worker registers");
     let (other, _) = start("other", "elsewhere");
     let refused = other.await.unwrap().unwrap_err();
-    assert!(matches!(&refused, WorkerError::OtherStore { cluster, .. } if cluster.ends_with("output")), "{refused}");
+    assert!(matches!(&refused, WorkerError::OtherStore(other) if other.cluster.ends_with("output")), "{refused}");
     let (same, stop_same) = start("same", "output");
     stop_first.cancel();
     stop_same.cancel();

@@ -118,11 +118,12 @@ fn backfill_name(name: &str) -> Result<(JobName, BackfillName), Status> {
 impl Api {
     async fn backfills(&self, job: &JobName) -> Result<Of, Status> {
         let job = self.job(job).await?.value;
-        let mut listing = self.parts.meta.list(&keys::batches(&job.name)).await.map_err(meta)?;
-        for prefix in [keys::wishes(&job.name), keys::specs(&job.name)] {
+        // Wishes and progress before batches: what a wish calls planned is among the batches, or has ended.
+        let mut listing = self.parts.meta.list(&keys::wishes(&job.name)).await.map_err(meta)?;
+        listing.items.extend(self.parts.meta.get(&keys::progress(&job.name)).await.map_err(meta)?);
+        for prefix in [keys::batches(&job.name), keys::specs(&job.name)] {
             listing.items.extend(self.parts.meta.list(&prefix).await.map_err(meta)?.items);
         }
-        listing.items.extend(self.parts.meta.get(&keys::progress(&job.name)).await.map_err(meta)?);
         Ok(Of { view: View::new(&listing), job })
     }
 
@@ -297,14 +298,14 @@ impl Api {
     async fn take_back(&self, of: &Of, name: &BackfillName) -> Result<u32, Status> {
         let mut taken = 0;
         for batches in of.flying(name).into_values() {
-            // What is larger than a write is left to finish, and so is a window that goes on meanwhile.
+            // What is larger than a write is left to finish, and so is a window that goes on meanwhile, or is still planned.
             let now = self.parts.clock.now();
             let waits = |batch: &BatchRecord| match batch.state {
                 BatchState::Pending | BatchState::Failed => !batch.may_still_run(now),
                 BatchState::Assigned { .. } | BatchState::Committed(_) => false,
             };
             let all_wait = batches.iter().all(|batch| waits(&batch.value));
-            if !all_wait || batches.len() > MAX_TXN_OPS || self.has_markers(&batches).await? {
+            if is_in_part(&batches) || !all_wait || batches.len() > MAX_TXN_OPS || self.has_markers(&batches).await? {
                 continue;
             }
             let key = |batch: &BatchRecord| keys::batch(&batch.id.job, batch.id.window, batch.id.part);
@@ -323,6 +324,11 @@ impl Api {
         let Some(first) = batches.first() else { return Ok(false) };
         Ok(!self.made(&first.value.id).await?.is_empty())
     }
+}
+
+/// Whether only some of a window's batches are planned yet: its last step comes with the last of them.
+fn is_in_part(batches: &[&Versioned<BatchRecord>]) -> bool {
+    !batches.iter().any(|batch| batch.value.id.part == Part::Finish)
 }
 
 fn exists(job: &JobName, name: &BackfillName) -> Status {
@@ -409,9 +415,7 @@ impl BackfillService for Api {
         let key = keys::wish(&of.job.name, &WishId::Backfill(backfill.clone()));
         // A window that is planned in part must be planned whole; after it, nothing more is.
         let flying = of.flying(&backfill);
-        let is_in_part =
-            |batches: &&Vec<&Versioned<BatchRecord>>| !batches.iter().any(|it| it.value.id.part == Part::Finish);
-        let then = match flying.values().find(is_in_part).and_then(|batches| batches.first()) {
+        let then = match flying.values().find(|batches| is_in_part(batches)).and_then(|batches| batches.first()) {
             None => Op::Delete { key: key.clone() },
             Some(batch) => {
                 let until = times(&batch.value).map_or(wish.value.next, |(_, end)| end);

@@ -1,10 +1,11 @@
 use tonic::{Code, Request};
 use windrow_ports::log::NewTopic;
-use windrow_ports::meta::{Op, Txn};
+use windrow_ports::meta::{Compare, Op, Txn};
+use windrow_protocol::cut::Cursor;
 use windrow_protocol::plan::{BatchId, Part};
 use windrow_protocol::state::{BatchRecord, BatchState, Progress, Task};
 use windrow_protocol::volume::{Seen, Waiting};
-use windrow_protocol::{JobSpec, Offset, PartitionId, Revision, Timestamp, TopicName, WindowId};
+use windrow_protocol::{JobSpec, Offset, PartitionId, Revision, Timestamp, TopicId, TopicName, WindowId};
 use windrow_wire::convert;
 use windrow_wire::v1::job_service_server::JobService;
 use windrow_wire::v1::window_service_server::WindowService;
@@ -286,6 +287,39 @@ async fn all_parked_batches_of_a_wide_window_take_the_new_spec_in_one_write() {
     let stored = api.parts.meta.list(&keys::batches(&name)).await.unwrap();
     let old = stored.items.iter().filter(|item| String::from_utf8_lossy(&item.value).contains("\"old\"")).count();
     assert_eq!(old, 0, "or a window would be computed by two specs");
+}
+
+/// A leader may be looking at the job while its parked batches get the new spec: what it plans of the same window after
+/// that, by the spec of before, and what it has planned since the window was looked at, must not stand beside them.
+#[tokio::test]
+async fn a_window_that_is_planned_in_part_is_of_one_spec_though_a_leader_plans_more_of_it_meanwhile() {
+    let (_folder, api) = api();
+    create(&api, job("a"), "").await.unwrap();
+    let name = JobName::new("a").unwrap();
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let window = WindowId::Time(start);
+    let cursor = encode(&Cursor::of_volume(TopicId::new("i").unwrap(), Offset(0)));
+    let cursors = (0..2).map(|partition| Op::put(keys::cursor(&name, PartitionId(partition)), cursor.clone()));
+    let then = cursors.chain([parked(&name, start, 0)]).collect();
+    api.parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
+    let seen = api.job(&name).await.unwrap();
+    let by_the_old_spec =
+        Txn { when: vec![Compare::Modified(keys::job(&name), seen.revision)], then: vec![parked(&name, start, 1)] };
+
+    // Planned before the retry is written: it is not.
+    let batch =
+        api.parts.meta.get(&keys::batch(&name, window, Part::Partition(PartitionId(0)))).await.unwrap().unwrap();
+    let batch = Versioned { value: serde_json::from_slice(&batch.value).unwrap(), revision: batch.mod_revision };
+    let fence = api.fence(&seen, &[batch]).await.unwrap();
+    assert!(api.parts.meta.txn(by_the_old_spec.clone()).await.unwrap().applied);
+    assert!(!api.parts.meta.txn(fence).await.unwrap().applied);
+
+    // Planned after it: that is not.
+    let gone = vec![Op::Delete { key: keys::batch(&name, window, Part::Partition(PartitionId(1))) }];
+    api.parts.meta.txn(Txn { when: vec![], then: gone }).await.unwrap();
+    let request = v1::RetryWindowRequest { name: format!("jobs/a/windows/{window}"), validate_only: false };
+    assert_eq!(api.retry_window(Request::new(request)).await.unwrap().into_inner().batches, 1);
+    assert!(!api.parts.meta.txn(by_the_old_spec).await.unwrap().applied);
 }
 
 #[tokio::test]

@@ -127,8 +127,9 @@ impl WindowService for Api {
             return Ok(Response::new(v1::RetryWindowResponse { batches: failed, note: String::new() }));
         }
         let now = self.parts.clock.now();
+        let (spec, generation) = (job.value.spec.hash(), job.value.generation);
         let stopping = batches.iter().find(|record| record.value.may_still_run(now)).map(|record| &record.value);
-        if let Some(batch) = stopping.filter(|batch| batch.task.spec_hash() != job.spec.hash()) {
+        if let Some(batch) = stopping.filter(|batch| batch.task.spec_hash() != spec) {
             let message = format!(
                 "{} was cancelled a moment ago, and its worker may still be at it with the spec of before; try again after {}",
                 batch.id,
@@ -136,7 +137,15 @@ impl WindowService for Api {
             );
             return Err(error(Code::Unavailable, "STILL_STOPPING", message));
         }
-        let anew = self.takes_new_spec(&job, &batches).await?;
+        let mut anew = self.takes_new_spec(&job.value, &batches).await?;
+        let mut fence = Txn::default();
+        if !anew.is_empty() && batches.iter().any(|record| record.value.task.spec_hash() != spec) {
+            fence = self.fence(&job, &batches).await?;
+            // Of very many partitions not all can be compared: the window stays with its spec until it is planned whole.
+            if fence.when.len() + batches.len() > MAX_TXN_OPS {
+                (anew, fence) = (Vec::new(), Txn::default());
+            }
+        }
         let again = batches.iter().filter_map(|record| {
             let anew = anew.contains(&record.value.id.part);
             if !anew && record.value.state != BatchState::Failed {
@@ -144,12 +153,12 @@ impl WindowService for Api {
             }
             let mut again = record.value.again();
             if anew {
-                again.task.run_with(&job.spec.hash(), job.generation);
+                again.task.run_with(&spec, generation);
             }
             Some((again, record))
         });
         let again: Vec<_> = again.collect();
-        let old = again.iter().filter(|(again, _)| again.task.spec_hash() != job.spec.hash()).count();
+        let old = again.iter().filter(|(again, _)| again.task.spec_hash() != spec).count();
         let note = if old == 0 {
             String::new()
         } else {
@@ -158,7 +167,7 @@ impl WindowService for Api {
                  earlier result of this one stands; for the job of now give them up (`windrow skip`), then `windrow backfill`"
             )
         };
-        let batches = self.write_batches(again).await?;
+        let batches = self.write_batches(fence, again).await?;
         Ok(Response::new(v1::RetryWindowResponse { batches, note }))
     }
 
@@ -179,7 +188,11 @@ impl WindowService for Api {
             (BatchRecord { skip, ..record.value.again() }, record)
         });
         let given_up: Vec<_> = given_up.collect();
-        let batches = if request.validate_only { given_up.len() as u32 } else { self.write_batches(given_up).await? };
+        let batches = if request.validate_only {
+            given_up.len() as u32
+        } else {
+            self.write_batches(Txn::default(), given_up).await?
+        };
         Ok(Response::new(v1::SkipWindowResponse { batches }))
     }
 
@@ -209,7 +222,11 @@ impl WindowService for Api {
         let now = self.parts.clock.now();
         let stopped = batches.iter().filter(is_left);
         let stopped: Vec<_> = stopped.map(|record| (record.value.cancelled(error.clone(), now), record)).collect();
-        let batches = if request.validate_only { stopped.len() as u32 } else { self.write_batches(stopped).await? };
+        let batches = if request.validate_only {
+            stopped.len() as u32
+        } else {
+            self.write_batches(Txn::default(), stopped).await?
+        };
         Ok(Response::new(v1::CancelWindowResponse { batches }))
     }
 
@@ -223,27 +240,57 @@ impl WindowService for Api {
 
 impl Api {
     /// A window's job and its batches; an error if it is not in flight.
-    async fn window_batches(&self, name: &str) -> Result<(JobRecord, Vec<Versioned<BatchRecord>>), Status> {
+    async fn window_batches(&self, name: &str) -> Result<(Versioned<JobRecord>, Vec<Versioned<BatchRecord>>), Status> {
         let (job, window) = window_name(name)?;
-        let job = self.job(&job).await?.value;
-        let mut view = self.job_view(&job.name).await?;
-        let batches = view.batches.remove(&job.name).into_iter().flatten().filter(|((w, _), _)| *w == window);
+        let job = self.job(&job).await?;
+        let name = &job.value.name;
+        let mut view = self.job_view(name).await?;
+        let batches = view.batches.remove(name).into_iter().flatten().filter(|((w, _), _)| *w == window);
         let batches: Vec<_> = batches.map(|(_, record)| record).collect();
         if batches.is_empty() {
             let message = format!(
-                "window {window} of job {} is not in flight: nothing of it waits, runs or is parked. `windrow get windows \
-                 --job {} --all` says whether it is complete, `windrow backfill` runs a complete one again",
-                job.name, job.name
+                "window {window} of job {name} is not in flight: nothing of it waits, runs or is parked. `windrow get windows \
+                 --job {name} --all` says whether it is complete, `windrow backfill` runs a complete one again"
             );
             return Err(error(Code::NotFound, "NO_SUCH_WINDOW", message));
         }
         Ok((job, batches))
     }
 
-    /// Writes batches that are still as they were seen, and takes them from the workers that have them; how many. Of very
-    /// many the first: the others are left for when it is asked again.
-    async fn write_batches(&self, batches: Vec<(BatchRecord, &Versioned<BatchRecord>)>) -> Result<u32, Status> {
-        let mut txn = Txn::default();
+    /// What keeps a window of one spec while its batches take a new one: a leader that has looked at the job before plans
+    /// no more of the window's partitions after it, since the job is put anew, and has planned none since they were seen.
+    pub(super) async fn fence(
+        &self,
+        job: &Versioned<JobRecord>,
+        batches: &[Versioned<BatchRecord>],
+    ) -> Result<Txn, Status> {
+        let name = &job.value.name;
+        let key = keys::job(name);
+        let mut fence = Txn {
+            when: vec![Compare::Modified(key.clone(), job.revision)],
+            then: vec![Op::put(key, encode(&job.value))],
+        };
+        let is_whole = batches.iter().any(|batch| batch.value.id.part == Part::Finish);
+        let Some(window) = batches.first().map(|batch| batch.value.id.window).filter(|_| !is_whole) else {
+            return Ok(fence);
+        };
+        let cursors = View::new(&self.parts.meta.list(&keys::cursors(name)).await.map_err(meta)?).cursors;
+        for partition in cursors.get(name).into_iter().flatten().map(|(partition, _)| Part::Partition(*partition)) {
+            if batches.iter().all(|batch| batch.value.id.part != partition) {
+                fence.when.push(Compare::Absent(keys::batch(name, window, partition)));
+            }
+        }
+        Ok(fence)
+    }
+
+    /// Writes batches that are still as they were seen, and takes them from the workers that have them, if what else is
+    /// given holds, too; how many. Of very many the first: the others are left for when it is asked again.
+    async fn write_batches(
+        &self,
+        mut txn: Txn,
+        batches: Vec<(BatchRecord, &Versioned<BatchRecord>)>,
+    ) -> Result<u32, Status> {
+        let mut count = 0;
         for (batch, before) in &batches {
             let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
             let mut ops = vec![Op::put(key.clone(), encode(batch))];
@@ -256,8 +303,8 @@ impl Api {
             }
             txn.when.push(Compare::Modified(key, before.revision));
             txn.then.extend(ops);
+            count += 1;
         }
-        let count = txn.when.len() as u32;
         if count > 0 && !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
             return Err(error(Code::Aborted, "CHANGED", "the window has changed meanwhile; try again"));
         }
@@ -293,7 +340,8 @@ impl Api {
         let planned = self.planned_spec(&first.value).await?;
         let same_kind = planned.as_ref().is_some_and(|spec| spec.reduce.is_some() == job.spec.reduce.is_some());
         let is_new = made.is_empty() && is_whole && (same_kind || first.value.id.revision == Revision::default());
-        if is_new && batches.len() <= MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
+        // With them the job is put.
+        if is_new && batches.len() < MAX_TXN_OPS && batches.iter().all(|record| waits(&record.value)) {
             return Ok(batches.iter().map(|record| record.value.id.part).collect());
         }
         let last = batches.iter().find(|record| record.value.id.part == Part::Finish && waits(&record.value));

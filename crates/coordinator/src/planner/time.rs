@@ -28,6 +28,9 @@ enum NextRecord {
     None { newest: Option<Timestamp>, now: Timestamp },
 }
 
+/// Cursors that one write makes at most.
+const NEW_CURSORS: usize = 100;
+
 /// A job whose windows are of time.
 pub struct TimePlanner<'a> {
     pub site: &'a Site<'a>,
@@ -38,7 +41,8 @@ pub struct TimePlanner<'a> {
 impl TimePlanner<'_> {
     /// What one step writes.
     pub async fn writes(&self, ends: &Ends, silent: &Silent, silence: &mut Silence) -> Result<Vec<Write>, TickError> {
-        let mut writes = self.new_cursors(ends, silent).await?;
+        let joins = self.new_cursors(ends, silent).await?;
+        let mut writes: Vec<Write> = Some(joins).filter(|write| !write.then.is_empty()).into_iter().collect();
         let newest = self.newest(ends, silent, silence).await?;
         let windows = self.next_windows();
         let spec = &self.site.job.spec;
@@ -129,16 +133,16 @@ impl TimePlanner<'_> {
         Ok(write)
     }
 
-    /// Cursors of partitions that have none: where their first record lies, or, for one that stays empty, where the
+    /// The write that makes cursors of partitions that have none: where their first record lies, or, for one that stays empty, where the
     /// others begin.
-    async fn new_cursors(&self, ends: &Ends, silent: &Silent) -> Result<Vec<Write>, TickError> {
+    async fn new_cursors(&self, ends: &Ends, silent: &Silent) -> Result<Write, TickError> {
         let others = self.site.cursors.values().map(|cursor| cursor.value.sealed_through).min();
-        let mut writes = Vec::new();
+        let mut write = Write::default();
         for (partition, bounds) in ends {
             if self.site.cursors.contains_key(partition) {
                 continue;
             }
-            let first = self.site.time_of(*partition, bounds.log_start).await?;
+            let first = self.site.first_time(*partition, bounds).await?;
             let is_silent = silent.get(partition).is_some_and(|silent| *silent >= self.site.job.spec.idle_timeout);
             let start = match (first, bounds.log_start == bounds.high_watermark) {
                 (Some(first), false) => {
@@ -162,16 +166,27 @@ impl TimePlanner<'_> {
                 pace: None,
             };
             let key = keys::cursor(&self.site.job.name, *partition);
-            // Progress may have gone on since: a partition that joins behind it would be read by nobody.
-            let progress_key = keys::progress(&self.site.job.name);
-            let as_seen = match &self.site.progress {
-                Some(progress) => Compare::Modified(progress_key, progress.revision),
-                None => Compare::Absent(progress_key),
-            };
-            let when = vec![Compare::Absent(key.clone()), as_seen];
-            writes.push(Write { when, then: vec![Op::put(key, encode(&cursor))] });
+            write.when.push(Compare::Absent(key.clone()));
+            write.then.push(Op::put(key, encode(&cursor)));
+            if write.then.len() >= NEW_CURSORS {
+                break;
+            }
         }
-        Ok(writes)
+        if write.then.is_empty() {
+            return Ok(write);
+        }
+        // Progress may have gone on since: a partition that joins behind it would be read by nobody. And last steps that
+        // were planned without the partition, by a write that is still on its way, must not come after it: they compare
+        // progress, too, which is put anew.
+        let key = keys::progress(&self.site.job.name);
+        match &self.site.progress {
+            Some(progress) => {
+                write.when.push(Compare::Modified(key.clone(), progress.revision));
+                write.then.push(Op::put(key, encode(&progress.value)));
+            }
+            None => write.when.push(Compare::Absent(key)),
+        }
+        Ok(write)
     }
 
     /// The latest record timestamp over all partitions, needed only where one may be idle. The last record of a

@@ -243,7 +243,7 @@ async fn a_window_without_its_last_step_stays_and_all_after_it() {
 async fn windows_of_volume_go_by_the_age_that_they_have_in_their_partition() {
     let mut world = World::new().await;
     for of in 0..6 {
-        remove(&world.parts, &world.job, vec![window(of)]).await.unwrap();
+        remove(&world.parts, &world.job, &leads(), vec![window(of)]).await.unwrap();
     }
     world.job.spec.window = serde_json::from_value(json!({"every": "volume", "readings": 10})).unwrap();
     for (partition, offset, until) in
@@ -345,4 +345,19 @@ async fn who_leads_no_more_removes_nothing() {
     world.put(keys::LEADER.to_owned(), b"another one".to_vec()).await;
     assert_eq!((world.expire().await, world.record().await), (0, None));
     assert_eq!(world.left("j/data").await.len(), 6);
+}
+
+#[tokio::test]
+async fn who_has_slept_does_not_remove_the_windows_of_another_job_of_the_name() {
+    let mut world = World::new().await;
+    assert_eq!(world.expire().await, 4);
+    world.complete(1).await;
+    let anew = JobRecord::new(world.job.name.clone(), world.job.spec.clone(), hour(1));
+    world.put(keys::job(&anew.name), encode(&anew)).await;
+    world.expire().await;
+    assert_eq!(world.left("j/data").await, [1, 4, 5]);
+    world.job = anew;
+    world.put(keys::LEADER.to_owned(), b"another one".to_vec()).await;
+    world.expire().await;
+    assert_eq!(world.left("j/data").await, [1, 4, 5]);
 }

@@ -44,7 +44,8 @@ fn is_of_volume(job: &v1::Job) -> bool {
     job.spec.as_ref().and_then(|spec| spec.window.as_ref()).is_some_and(|window| window.every == "volume")
 }
 
-/// A parked batch that keeps what is waited for from coming.
+/// A parked batch of a first result that was to come before the time that is waited for; where a number of windows is,
+/// any.
 async fn hopeless(client: &Client, args: &Args) -> Result<Option<InFlight>, Status> {
     let windows = in_flight(&client.windows_in_flight(&args.job.job).await?);
     // A window that is run again is complete.

@@ -17,7 +17,8 @@ impl Run<'_> {
     /// The window's last step: the reduce over all partitions' outputs, and the `_complete` marker.
     pub(super) async fn finish(&self, plan: &FinishPlan) -> Result<Summary, AttemptError> {
         let store = &self.tools.store;
-        let is_same = |found: &Complete| found.plan.is_same_work(plan);
+        let goes_on = |found: &Complete| self.skip.is_some() && found.plan.is_same_parts(plan);
+        let is_same = |found: &Complete| found.plan.is_same_work(plan) || goes_on(found);
         if let Some(found) = self.standing(is_same).await? {
             return Ok(summary(&found));
         }

@@ -16,7 +16,10 @@ impl Run<'_> {
     /// Runs the map of a revision, or carries forward what stands.
     pub(super) async fn revise(&self, plan: &Plan, revises: &Revises) -> Result<Staged, AttemptError> {
         let base = match revises.base {
-            None => None,
+            None => {
+                self.expect_none_before(plan).await?;
+                None
+            }
             Some(revision) => Some(self.marker_before(plan, revision).await?),
         };
         let log_start = match self.log_start(plan).await {
@@ -36,6 +39,18 @@ impl Run<'_> {
         }
         let nothing = OffsetRange::new(plan.read.start, plan.read.start);
         self.carry(plan, base, log_start, lost.unwrap_or(nothing)).await
+    }
+
+    /// A partition that had nothing for the window has no first result. One that has was not seen by whoever planned this.
+    async fn expect_none_before(&self, plan: &Plan) -> Result<(), AttemptError> {
+        let path = paths::marker(&self.id.job, self.id.window, Part::Partition(plan.partition), Revision::default());
+        match self.tools.store.read_marker::<Marker>(&path).await? {
+            None => Ok(()),
+            Some(_) => Err(AttemptError::Park(format!(
+                "{path} stands, but the revision was planned as if it did not: the coordinator looks into another store, \
+                 or did. Nothing was changed"
+            ))),
+        }
     }
 
     async fn marker_before(&self, plan: &Plan, revision: Revision) -> Result<Marker, AttemptError> {

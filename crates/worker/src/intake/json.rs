@@ -122,7 +122,11 @@ impl Fields {
                 Raw::Absent => return Err(format!("device field {:?} is missing", self.names[place])),
                 other => return Err(format!("device field {:?} is {}", self.names[place], other.kind())),
             },
-            None => record.key.as_ref().map(|key| String::from_utf8_lossy(key)).unwrap_or_default(),
+            // Another spelling of bytes that are no text would make one device of many.
+            None => match std::str::from_utf8(record.key.as_deref().unwrap_or_default()) {
+                Ok(key) => Cow::Borrowed(key),
+                Err(_) => return Err("the message's key, which names the device, is no UTF-8 text".to_owned()),
+            },
         };
         if device.is_empty() { Err("the device is empty".to_owned()) } else { Ok(device) }
     }

@@ -188,6 +188,18 @@ fn json_values_of_every_type_arrive_and_of_a_repeated_key_the_last_counts() {
 }
 
 #[test]
+fn keys_that_are_no_text_name_no_device_or_many_devices_would_be_one() {
+    let mut intake =
+        Intake::new(&spec(r#"{"topic": "t", "values": {"speed": "f64"}, "format": "json"}"#), &plan(0)).unwrap();
+    for (offset, key) in [(0, &b"\xff\x01"[..]), (1, b"\xfe\x01"), (2, b"a")] {
+        intake.push(&Record { key: Some(Bytes::from_static(key)), ..record(offset, r#"{"speed": 1}"#) });
+    }
+    let (ledger, reasons) = intake.ledger();
+    assert_eq!((ledger.kept, ledger.quarantined), (1, 2));
+    assert!(reasons[0].contains("no UTF-8"), "{reasons:?}");
+}
+
+#[test]
 fn json_that_nests_without_end_is_skipped_or_refused_but_never_a_crash() {
     let mut intake = Intake::new(&json(), &plan(0)).unwrap();
     let bomb = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);

@@ -28,6 +28,8 @@ struct Bench {
     progress: Option<Progress>,
     /// Batches in flight, of which one is the most.
     in_flight: usize,
+    /// Writes that put the progress anew.
+    progress_put: usize,
     /// How long partitions have been silent.
     silent: Silent,
     silence: Silence,
@@ -59,8 +61,8 @@ impl Bench {
         let spec = format!(r#"{{{spec}, "idleTimeout": "1h", "map": "SELECT 1"}}"#);
         let spec: JobSpec = serde_json::from_str(&spec).unwrap();
         let job = JobRecord::new(JobName::new("j").unwrap(), spec, Timestamp::MIN);
-        let (cursors, progress, in_flight, silent, silence) = Default::default();
-        Self { parts, log, job, cursors, progress, in_flight, silent, silence, _folder: folder }
+        let (cursors, progress, in_flight, progress_put, silent, silence) = Default::default();
+        Self { parts, log, job, cursors, progress, in_flight, progress_put, silent, silence, _folder: folder }
     }
 
     /// With windows of an hour that wait two hours for their readings.
@@ -103,6 +105,7 @@ impl Bench {
                     let cursor = Versioned { value: serde_json::from_slice(&value).unwrap(), revision: 1 };
                     self.cursors.insert(PartitionId(partition.parse().unwrap()), cursor);
                 }
+                None if key == keys::progress(&self.job.name) => self.progress_put += 1,
                 None => planned.push(of_batch(&serde_json::from_slice(&value).unwrap())),
             }
         }
@@ -255,6 +258,7 @@ async fn a_new_partition_joins_behind_the_windows_that_are_finished() {
         bench.append(P0, &[minute(600)]).await;
         bench.step().await;
         assert_eq!(bench.through(P0), hour(begins));
+        assert_eq!(bench.progress_put, 1, "last steps that were planned without it, and are still on their way, fail");
     }
 }
 
