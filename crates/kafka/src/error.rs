@@ -57,6 +57,14 @@ impl Errors {
         }
     }
 
+    /// What an error about partitions means: librdkafka calls one unknown, too, that is there and has no leader.
+    pub fn of_partition(&self, topic: &TopicName, is_there: bool, error: &KafkaError) -> LogError {
+        if is_there && is_no_topic(error) {
+            return self.unavailable(&format_args!("topic {topic}: a partition has no leader"));
+        }
+        self.of(topic, error)
+    }
+
     /// The result of an operation on one topic.
     pub fn topic_result(
         &self,

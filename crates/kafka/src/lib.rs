@@ -253,13 +253,16 @@ impl KafkaLog {
             Ok(found) => found,
             // A missing topic shows as a timeout of the leaders; ask for the topic itself.
             Err(error) => {
-                self.partition_count(topic).await?;
-                return Err(self.errors.of(topic, &error));
+                let count = self.partition_count(topic).await?;
+                let all_there = times.iter().all(|(partition, _)| *partition < count);
+                return Err(self.errors.of_partition(topic, all_there, &error));
             }
         };
+        let is_unknown = |answer: &Result<_, KafkaError>| answer.as_ref().is_err_and(error::is_no_topic);
+        let count = if found.values().any(is_unknown) { self.partition_count(topic).await? } else { 0 };
         let answer = |(partition, _): &(i32, i64)| match found.remove(partition) {
             Some(Ok(offset)) => Ok(offset),
-            Some(Err(error)) => Err(self.errors.of(topic, &error)),
+            Some(Err(error)) => Err(self.errors.of_partition(topic, *partition < count, &error)),
             None => Err(LogError::NoTopic(format!("{topic}, partition {partition}"))),
         };
         Ok(times.iter().map(answer).collect())

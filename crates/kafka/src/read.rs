@@ -17,7 +17,7 @@ use windrow_ports::log::Record;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
 use crate::KafkaSettings;
-use crate::error::Errors;
+use crate::error::{Errors, is_no_topic};
 
 /// Records per chunk at most.
 const CHUNK_RECORDS: usize = 1_024;
@@ -225,12 +225,20 @@ impl Read<'_> {
     /// Fails unless the log holds the whole range.
     fn expect_held(&self) -> Result<(), LogError> {
         let asked = self.consumer.fetch_watermarks(self.topic.as_str(), self.partition.0, self.timeout);
-        let (low, high) = asked.map_err(|error| self.error(&error))?;
+        let (low, high) = asked
+            .map_err(|error| self.errors.of_partition(self.topic, is_no_topic(&error) && self.is_there(), &error))?;
         if low <= self.range.start.0 && self.range.end.0 <= high {
             Ok(())
         } else {
             Err(LogError::OutOfRange { wanted: self.range, held: OffsetRange::new(Offset(low), Offset(high)) })
         }
+    }
+
+    /// Whether the topic has the partition, whoever leads it.
+    fn is_there(&self) -> bool {
+        let Ok(metadata) = self.consumer.fetch_metadata(Some(self.topic.as_str()), self.timeout) else { return false };
+        let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        partitions.any(|partition| partition.id() == self.partition.0)
     }
 
     fn error(&self, error: &KafkaError) -> LogError {

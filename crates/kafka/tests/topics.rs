@@ -165,3 +165,26 @@ async fn a_broker_that_was_behind_for_a_moment_leaves_out_nothing() {
     let offsets: Vec<i64> = seen.iter().map(|record| record.offset.0).collect();
     assert!(offsets.iter().copied().eq(0..ALL), "{} of {ALL}, the last {:?}", offsets.len(), offsets.last());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_is_an_outage_and_one_that_is_not_there_is_none() {
+    let cluster = MockCluster::new(1).unwrap();
+    let name = TopicName::new("led").unwrap();
+    cluster.create_topic(name.as_str(), 2, 1).unwrap();
+    let kafka = KafkaLog::new(KafkaSettings::new(cluster.bootstrap_servers())).unwrap();
+    let range = OffsetRange::new(Offset(0), Offset(1));
+    let read = async |partition| kafka.read(&name, partition, range).try_collect::<Vec<_>>().await.unwrap_err();
+    let found = kafka.bounds(&name, &[PartitionId(0), PartitionId(1)]).await.unwrap();
+    assert!(found.iter().all(Result::is_ok), "{found:?}");
+
+    // Beside one that has a leader, and alone.
+    cluster.partition_leader(name.as_str(), 0, None).unwrap();
+    for asked in [vec![PartitionId(0), PartitionId(1)], vec![PartitionId(0)]] {
+        let found = kafka.bounds(&name, &asked).await.and_then(|mut found| found.remove(0)).unwrap_err();
+        assert!(matches!(found, LogError::Unavailable(_)), "{found:?}");
+    }
+    let of_the_first = read(PartitionId(0)).await;
+    assert!(matches!(of_the_first, LogError::Unavailable(_)), "{of_the_first:?}");
+    let of_none = kafka.bounds(&name, &[PartitionId(7)]).await.and_then(|mut found| found.remove(0)).unwrap_err();
+    assert!(matches!(of_none, LogError::NoTopic(_)), "{of_none:?}");
+}

@@ -32,7 +32,21 @@ impl From<datafusion::error::DataFusionError> for ProcessingError {
             E::ResourcesExhausted(what) => Self::Resources(what.clone()),
             E::IoError(error) => Self::Resources(error.to_string()),
             E::External(error) => Self::Input(error.to_string()),
+            // Spilling wraps what the disk said.
+            E::ArrowError(cause, _) if is_io(cause.as_ref()) => Self::Resources(cause.to_string()),
             _ => Self::Query(error.strip_backtrace()),
+        }
+    }
+}
+
+fn is_io(mut error: &(dyn std::error::Error + 'static)) -> bool {
+    loop {
+        if error.is::<std::io::Error>() {
+            return true;
+        }
+        match error.source() {
+            Some(source) => error = source,
+            None => return false,
         }
     }
 }
@@ -52,5 +66,25 @@ impl From<::parquet::errors::ParquetError> for ProcessingError {
             }
             error => Self::Input(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::error::ArrowError;
+    use datafusion::error::DataFusionError;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_the_query_however_it_is_wrapped() {
+        let full = || std::io::Error::new(std::io::ErrorKind::StorageFull, "no space left");
+        let wrapped = ArrowError::IoError("spilling".to_owned(), full());
+        for error in [DataFusionError::IoError(full()), DataFusionError::ArrowError(Box::new(wrapped), None)] {
+            let error = ProcessingError::from(error.context("sort"));
+            assert!(matches!(&error, ProcessingError::Resources(_)), "{error:?}");
+        }
+        let divided = DataFusionError::ArrowError(Box::new(ArrowError::DivideByZero), None);
+        assert!(matches!(ProcessingError::from(divided), ProcessingError::Query(_)));
     }
 }

@@ -81,6 +81,9 @@ pub async fn plan(sql: &str, table: &str, schema: &SchemaRef) -> Result<LogicalP
                        aggregate in the map and join in the reduce, or use CASE or FILTER instead of a self-join";
         return Err(refusal("READINGS_READ_TWICE", message));
     }
+    // Only analysis settles the types of CASE, UNION and the like; before it they are those of their first branch.
+    let options = state.config_options();
+    let plan = state.analyzer().execute_and_check(plan, options, |_, _| {}).map_err(|error| planned(&error))?;
     check_output(plan.schema().as_arrow())?;
     Ok(plan)
 }

@@ -22,7 +22,9 @@ pub fn marker(marker: &Marker) -> Vec<String> {
     // Late readings that are unfit go to quarantine; with `late: drop` no late reading is written, and what amends its
     // window is written there.
     let aside = ledger.late.saturating_sub(ledger.amended) + ledger.quarantined + ledger.undecodable;
-    let is_counted = if late > 0 { late + quarantine == aside } else { quarantine <= aside };
+    // A revision that is carried writes what of the late readings is still there, also where the first result dropped them.
+    let is_counted =
+        if late > 0 && marker.carried.is_none() { late + quarantine == aside } else { late + quarantine <= aside };
     if !is_counted || quarantine < ledger.quarantined + ledger.undecodable {
         findings.push(format!(
             "{late} rows are late and {quarantine} in quarantine, but the ledger counts {} late, {} quarantined and {} \
@@ -323,6 +325,14 @@ mod tests {
         let mut unfit = partition(0);
         (unfit.files[1].rows, unfit.files[2].rows) = (4, 3);
         assert_eq!(marker(&unfit), Vec::<String>::new());
+        // Late readings that the first result dropped, of which the revision found some.
+        let mut carried = partition(0);
+        carried.files[1].rows = 1;
+        assert_eq!(marker(&carried).len(), 1);
+        carried.carried = Some(OffsetRange::new(Offset(0), Offset(3)));
+        assert_eq!(marker(&carried), Vec::<String>::new());
+        carried.files[1].rows = 6;
+        assert_eq!(marker(&carried).len(), 1, "more than there were");
     }
 
     #[test]

@@ -360,9 +360,10 @@ impl Next<'_> {
         let all = before.map_or_else(|| ground.partitions.clone(), |plan| [&plan.partitions[..], &plan.empty].concat());
         let mut empty: Vec<PartitionId> = all.into_iter().filter(|partition| !joined.contains(partition)).collect();
         empty.sort_unstable();
-        // The last step may have run a later spec than the parts: a reduce that was mended.
+        // The last step may have run a later spec than the parts: a reduce that was mended. One that had no parts may have
+        // run whatever the job was then: those that there are now are of this spec.
         let (spec_hash, generation) = match (&wish.spec, before) {
-            (None, Some(plan)) => (plan.spec_hash.clone(), plan.generation),
+            (None, Some(plan)) if !plan.partitions.is_empty() => (plan.spec_hash.clone(), plan.generation),
             _ => (spec.hash.clone(), spec.generation),
         };
         FinishPlan {

@@ -3,11 +3,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
+use object_store::{ClientConfigKey, ObjectStore};
 
+use crate::store::Moves;
 use crate::{Store, StoreError};
+
+/// How long one copy of a file may take within the store before it is asked for again. Answers come at the end, so it is
+/// far more than the client's 30 s for all else: several files of half a
+/// gigabyte may be copied at once.
+const COPY_TIMEOUT: &str = "2m";
 
 /// How to reach an S3 service. Everything that is absent is taken from the AWS environment variables or instance role.
 #[derive(Clone, Default)]
@@ -43,7 +50,7 @@ impl Store {
             let folder = PathBuf::from(folder);
             std::fs::create_dir_all(&folder).map_err(|error| unusable(&error))?;
             let local = LocalFileSystem::new_with_prefix(&folder).map_err(|error| unusable(&error))?;
-            return Ok(Self::new(url, Arc::new(local)));
+            return Ok(Self::moving(url, Arc::new(local), Moves::Rename));
         }
         let Some(rest) = url.strip_prefix("s3://") else {
             return Err(unusable(&"expected file:///folder or s3://bucket/prefix"));
@@ -63,11 +70,13 @@ impl Store {
         if let (Some(id), Some(secret)) = (&s3.access_key_id, &s3.secret_access_key) {
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         }
-        let bucket = builder.build().map_err(|error| unusable(&error))?;
         let prefix = prefix.trim_matches('/');
-        if prefix.is_empty() {
-            return Ok(Self::new(url, Arc::new(bucket)));
-        }
-        Ok(Self::new(url, Arc::new(PrefixStore::new(bucket, prefix))))
+        let client = |builder: AmazonS3Builder| -> Result<Arc<dyn ObjectStore>, StoreError> {
+            let bucket = builder.build().map_err(|error| unusable(&error))?;
+            Ok(if prefix.is_empty() { Arc::new(bucket) } else { Arc::new(PrefixStore::new(bucket, prefix)) })
+        };
+        let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
+        let moves = Moves::Copy(client(builder.clone().with_config(timeout, COPY_TIMEOUT))?);
+        Ok(Self::moving(url, client(builder)?, moves))
     }
 }

@@ -7,7 +7,7 @@ use object_store::path::Path;
 use windrow_protocol::commit::{FileSeen, FileStep, publish_step};
 use windrow_protocol::marker::{Committed, FileEntry};
 
-use crate::store::CONCURRENCY;
+use crate::store::{CONCURRENCY, Moves};
 use crate::{Store, StoreError};
 
 /// Looks at one file before giving up: a publisher beside this one may move things between two looks.
@@ -31,7 +31,12 @@ impl Store {
                 FileStep::Done => return Ok(()),
                 FileStep::Broken(what) => last = what,
                 FileStep::Copy => {
-                    match self.inner.copy(&Path::from(entry.staged.as_str()), &Path::from(entry.path.as_str())).await {
+                    let (staged, path) = (Path::from(entry.staged.as_str()), Path::from(entry.path.as_str()));
+                    let moved = match &self.moves {
+                        Moves::Copy(client) => client.copy(&staged, &path).await,
+                        Moves::Rename => self.inner.rename(&staged, &path).await,
+                    };
+                    match moved {
                         Ok(()) => {}
                         // Another publisher has finished meanwhile: look again.
                         Err(object_store::Error::NotFound { .. }) => continue,

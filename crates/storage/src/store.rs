@@ -27,6 +27,16 @@ pub(crate) const CONCURRENCY: usize = 8;
 pub struct Store {
     url: Arc<str>,
     pub(crate) inner: Arc<dyn ObjectStore>,
+    pub(crate) moves: Moves,
+}
+
+/// How a staged file gets to its final path.
+#[derive(Debug, Clone)]
+pub(crate) enum Moves {
+    /// Copied by this client, looked at, then deleted.
+    Copy(Arc<dyn ObjectStore>),
+    /// In one step, as folders can: two links to one file would be left side by side by a second copy.
+    Rename,
 }
 
 /// What a listing shows of an object.
@@ -40,7 +50,12 @@ pub struct Object {
 impl Store {
     /// A store over an implementation of `object_store`'s trait, for embedding and tests. `url` is for people.
     pub fn new(url: &str, inner: Arc<dyn ObjectStore>) -> Self {
-        Self { url: url.into(), inner }
+        let moves = Moves::Copy(inner.clone());
+        Self::moving(url, inner, moves)
+    }
+
+    pub(crate) fn moving(url: &str, inner: Arc<dyn ObjectStore>, moves: Moves) -> Self {
+        Self { url: url.into(), inner, moves }
     }
 
     /// The address it was opened with.

@@ -126,7 +126,7 @@ impl Client {
     }
 
     /// All partitions of the job's topic, by number.
-    pub async fn partitions(&self, job: &str) -> Result<Vec<v1::Partition>, Status> {
+    pub async fn partitions(&self, job: &str) -> Result<(Vec<v1::Partition>, String), Status> {
         let (mut client, mut all, mut page_token) = (self.windows(), Vec::new(), String::new());
         loop {
             let request = v1::ListPartitionsRequest { parent: job_name(job), page_size: 1_000, page_token };
@@ -134,7 +134,7 @@ impl Client {
             all.extend(answer.partitions);
             page_token = answer.next_page_token;
             if page_token.is_empty() {
-                return Ok(all);
+                return Ok((all, answer.topic_id));
             }
         }
     }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 use tonic::Code;
-use windrow_ports::Log;
+use windrow_ports::{Log, LogError};
 use windrow_protocol::marker::{Committed, Complete, Expired, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
 use windrow_protocol::{
-    JobName, Ledger, Offset, OffsetRange, PartitionId, Revision, Timestamp, TopicName, WindowId, audit, paths,
+    JobName, Ledger, Offset, OffsetRange, PartitionId, Plan, Revision, Timestamp, TopicId, TopicName, WindowId, audit,
+    paths,
 };
 use windrow_storage::{Object, Store, StoreError};
 use windrow_wire::convert;
@@ -44,8 +45,8 @@ pub struct Args {
 pub enum Ends {
     /// The log itself.
     Log(Arc<dyn Log>),
-    /// The coordinator has said so, by partition: first offset, and the first that is not there yet.
-    Told(BTreeMap<PartitionId, OffsetRange>),
+    /// The coordinator has said so, by partition: first offset, and the first that is not there yet. And the topic's id.
+    Told(BTreeMap<PartitionId, OffsetRange>, Option<TopicId>),
     /// Nobody; why.
     Unknown(String),
 }
@@ -58,11 +59,24 @@ impl Ends {
                 Ok(bounds.map(|bounds| OffsetRange::new(bounds.log_start, bounds.high_watermark)))
             }
             // A partition that the coordinator's log does not have holds nothing.
-            Self::Told(ends) => {
+            Self::Told(ends, _) => {
                 let nothing = OffsetRange::new(Offset(0), Offset(0));
                 Ok(Some(ends.get(&partition).copied().unwrap_or(nothing)))
             }
             Self::Unknown(_) => Ok(None),
+        }
+    }
+
+    /// Whether the topic is another one by now than that of a plan, under the same name.
+    async fn is_another(&self, plan: &Plan) -> Result<bool> {
+        match self {
+            Self::Log(log) => match log.topic(&plan.topic).await {
+                Ok(info) => Ok(info.id != plan.topic_id),
+                Err(LogError::NoTopic(_)) => Ok(false),
+                Err(error) => Err(error.into()),
+            },
+            Self::Told(_, id) => Ok(id.as_ref().is_some_and(|id| *id != plan.topic_id)),
+            Self::Unknown(_) => Ok(false),
         }
     }
 }
@@ -143,13 +157,13 @@ async fn parts(args: &Args) -> Result<Parts> {
     let client = args.store.server.connect().await?;
     let store = args.store.open(Some(&client)).await?;
     match client.partitions(args.job.as_str()).await {
-        Ok(partitions) => {
+        Ok((partitions, topic_id)) => {
             let end = |partition: windrow_wire::v1::Partition| {
                 let number = partition.name.rsplit('/').next().and_then(|number| number.parse().ok());
                 let (start, end) = (Offset(partition.log_start_offset?), Offset(partition.high_watermark?));
                 Some((PartitionId(number?), OffsetRange::new(start, end)))
             };
-            let ends = Ends::Told(partitions.into_iter().filter_map(end).collect());
+            let ends = Ends::Told(partitions.into_iter().filter_map(end).collect(), TopicId::new(topic_id).ok());
             let status = client.job(args.job.as_str()).await.map_err(said)?.status;
             Ok(Parts { store, ends, known: true, state: state(status.unwrap_or_default()) })
         }
@@ -187,6 +201,8 @@ pub struct Report {
     /// Windows that end by then are over and done with. Of those after it some batches may be committed before others,
     /// and some files be about to be published.
     settled: Timestamp,
+    /// Windows that begin before this are complete, as the job itself has said: all of their first results is published.
+    over: Option<Timestamp>,
 }
 
 /// Up to where all windows are complete, by their markers alone.
@@ -233,6 +249,7 @@ async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, ex
     report.chain(&counted, state.through);
     report.count(&complete, state.windows_complete);
     report.settled = state.through.unwrap_or_else(|| contiguous(&counted));
+    report.over = state.through;
     for marker in newest {
         report.windows += marker.plan.windows;
         let window = marker.plan.window.id();
@@ -380,9 +397,13 @@ impl Report {
         // One before it may be parked.
         let first_may_come = first.plan.window.volume.is_none() && first.plan.window.end > self.settled;
         let Some(log) = ends.of(&last.plan.topic, partition).await? else { return Ok(()) };
-        if log.end < last.plan.owned.end {
-            self.findings
-                .push(format!("partition {partition}: the log ends before the last batch does: is it the same topic?"));
+        if ends.is_another(&last.plan).await? {
+            self.findings.push(format!(
+                "partition {partition}: topic {} was deleted and made again since; what of it was not read is lost",
+                last.plan.topic
+            ));
+        } else if log.end < last.plan.owned.end {
+            self.findings.push(format!("partition {partition}: the log ends before the last batch does"));
         } else if begins.is_none() && log.start < first.plan.owned.start && !first_may_come {
             // A job begins where the log began, and logs only lose offsets at their start.
             self.findings.push(format!(

@@ -39,9 +39,9 @@ impl Api {
         let none = BTreeMap::new();
         let cursors = view.cursors.get(&job.name).unwrap_or(&none);
         let topic = &job.spec.source.topic;
-        let count = match self.parts.log.topic(topic).await {
-            Ok(info) => info.partitions,
-            Err(LogError::NoTopic(_)) => 0,
+        let (count, topic_id) = match self.parts.log.topic(topic).await {
+            Ok(info) => (info.partitions, info.id.to_string()),
+            Err(LogError::NoTopic(_)) => (0, String::new()),
             Err(error) => return Err(unavailable(error)),
         };
         let known: BTreeSet<PartitionId> = (0..count).map(PartitionId).chain(cursors.keys().copied()).collect();
@@ -54,7 +54,7 @@ impl Api {
             let cursor = cursors.get(&partition).map(|cursor| &cursor.value);
             message(&request.parent, partition, cursor, bounds.get(&partition))
         });
-        Ok(v1::ListPartitionsResponse { partitions: partitions.collect(), next_page_token })
+        Ok(v1::ListPartitionsResponse { partitions: partitions.collect(), next_page_token, topic_id })
     }
 
     async fn bounds(

@@ -185,6 +185,20 @@ fn a_window_in_a_run_of_empty_ones_becomes_a_result_of_its_own_that_the_run_has_
 }
 
 #[test]
+fn a_window_that_was_empty_is_of_one_spec_though_the_job_has_changed_since() {
+    let (id, wish) = late();
+    let mut known = Known { markers: BTreeMap::new(), ..known() };
+    let complete = known.complete.as_mut().unwrap();
+    complete.plan.empty.splice(0..0, std::mem::take(&mut complete.plan.partitions));
+    complete.inputs.clear();
+    ground(&ids(), |ground| {
+        let (plans, last) = split(revise(&id, &wish, window(3), &known, ground));
+        assert!(plans.iter().all(|plan| plan.spec_hash == "now"), "{plans:?}");
+        assert_eq!(last.spec_hash, "now", "or its reduce would look for parts that nobody makes");
+    });
+}
+
+#[test]
 fn the_next_late_readings_are_read_beside_those_before() {
     let (id, wish) = late();
     let mut known = known();

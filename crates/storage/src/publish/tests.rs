@@ -19,7 +19,7 @@ use windrow_protocol::{
     Window, paths,
 };
 
-use crate::{Store, StoreError};
+use crate::{S3Settings, Store, StoreError};
 
 /// A store whose client dies at its n-th call: before it, or after it (the reply is lost).
 #[derive(Debug)]
@@ -272,4 +272,22 @@ async fn of_the_records_of_windows_that_are_gone_the_newest_stands_alone_and_is_
     );
     assert_eq!(store.expired(&job()).await.unwrap(), Some((11, expired(11))));
     assert_eq!(store.list(&paths::expired_folder(&job())).await.unwrap().len(), 1);
+}
+
+/// Engines that read a folder take every file in it, also those that listings of the store leave out.
+#[tokio::test]
+async fn in_a_folder_a_file_is_published_once_though_somebody_was_stopped_in_the_middle_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&format!("file://{}/out", folder.path().display()), &S3Settings::default()).unwrap();
+    let local = folder.path().join("local");
+    std::fs::write(&local, "abc").unwrap();
+    let entry = store.stage(&local, "j/_staging/x/a", "j/data/x/a", 1).await.unwrap();
+    let (staged, path) = (Path::from(entry.staged.as_str()), Path::from(entry.path.as_str()));
+    store.inner.copy(&staged, &path).await.unwrap();
+    let marker = marker("a", vec![entry]);
+    store.publish(&marker).await.unwrap();
+    store.publish(&marker).await.unwrap();
+    let names = |folder: std::path::PathBuf| std::fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name());
+    assert_eq!(names(folder.path().join("out/j/data/x")).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(names(folder.path().join("out/j/_staging/x")).count(), 0);
 }

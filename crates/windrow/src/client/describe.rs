@@ -16,7 +16,7 @@ const MOST_WINDOWS: usize = 20;
 pub async fn run(args: JobArgs) -> Result<()> {
     let client = args.server.connect().await?;
     let job = client.job(&args.job).await.map_err(said)?;
-    let found = client.partitions(&args.job).await.map_err(said)?;
+    let (found, _) = client.partitions(&args.job).await.map_err(said)?;
     let flying = windows::in_flight(&client.windows_in_flight(&args.job).await.map_err(said)?);
     let next = next(&args, &job, &flying);
     let mut value = jobs::value(&job);

@@ -48,7 +48,7 @@ pub fn cells(partition: &v1::Partition) -> Vec<String> {
 
 /// `windrow get partitions`.
 pub async fn get(args: GetArgs) -> Result<()> {
-    let found = args.server.connect().await?.partitions(args.job.as_str()).await.map_err(said)?;
+    let (found, _) = args.server.connect().await?.partitions(args.job.as_str()).await.map_err(said)?;
     if found.is_empty() {
         tell!("no partitions: the job's topic does not exist yet");
     }

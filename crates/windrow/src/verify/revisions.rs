@@ -110,6 +110,10 @@ impl Report {
         self.files(store, newest.files(), Some(of)).await
     }
 
+    fn is_over(&self, window: WindowId) -> bool {
+        self.over.is_some_and(|over| window.time().is_some_and(|start| start < over))
+    }
+
     /// `of`: whose results they are, if they may be replaced while they are looked at.
     async fn files(&mut self, store: &Store, files: &[FileEntry], of: Option<Named>) -> Result<()> {
         for file in files {
@@ -118,6 +122,13 @@ impl Report {
             let Some(wrong) = wrong_with(store, file).await? else { continue };
             // About to be published: over nothing, or over the result before it.
             if store.size(&file.staged).await?.is_some() {
+                let is_over =
+                    of.as_ref().is_some_and(|of| of.revision == Revision::default() && self.is_over(of.window));
+                if is_over {
+                    self.findings.push(format!("{} {wrong}, but its window is complete", file.path));
+                } else {
+                    self.notes.push(format!("{} is committed, but not published yet", file.path));
+                }
                 continue;
             }
             // Or published a moment ago.
