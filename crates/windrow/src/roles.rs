@@ -101,9 +101,9 @@ pub struct WorkerArgs {
     /// Batches that run at once; one per core by default.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: Option<u32>,
-    /// Memory of all queries before they spill, in MiB.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..))]
-    memory_mib: u64,
+    /// Memory of all queries before they spill, in MiB. Default: 256, or 32 for each slot where that is more.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(16..))]
+    memory_mib: Option<u64>,
     /// Folder for files of running batches; may be lost at any time. A temporary one if absent.
     #[arg(long)]
     scratch: Option<PathBuf>,
@@ -223,13 +223,16 @@ pub async fn worker(args: WorkerArgs) -> Result<()> {
     let meta = unless_stopped(&stop, args.etcd.connect()).await?;
     let store = unless_stopped(&stop, args.store.connect()).await?;
     let scratch = scratch(args.scratch)?;
-    let memory_bytes = usize::try_from(args.memory_mib.saturating_mul(1024 * 1024))?;
+    let cores = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
+    let slots = args.slots.unwrap_or(cores);
+    // A query that sorts holds 10 MiB of it from its first row on.
+    let memory_mib = args.memory_mib.unwrap_or_else(|| 256.max(32 * u64::from(slots)));
+    let memory_bytes = usize::try_from(memory_mib.saturating_mul(1024 * 1024))?;
     let engine = Engine::new(EngineSettings { memory_bytes, scratch: scratch.folder().to_owned() });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let cores = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
     let settings = windrow_worker::Settings {
         id: WorkerId::new(format!("worker-{}", uuid::Uuid::now_v7()))?,
-        slots: args.slots.unwrap_or(cores),
+        slots,
         lease_ttl: Duration::from_secs(args.lease_seconds),
         grace: Duration::from_secs(args.grace_seconds),
     };

@@ -31,6 +31,9 @@ use rows::{Quarantine, Rows};
 /// Rows that are collected before they are handed on.
 const BATCH_ROWS: usize = 8_192;
 
+/// Bytes of values of one block's unfit readings that are kept one by one.
+const UNFIT_BYTES: usize = 4 * 1024 * 1024;
+
 /// Bytes of strings, or of quarantined records, that are collected before the rows are handed on, however few these are.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
@@ -383,14 +386,17 @@ impl Intake {
                 self.reason(record, &reason);
             }
         }
-        let rows: Vec<u32> = unfit.keys().copied().collect();
         let found =
             self.columns.iter().zip(columns).filter_map(|((name, _), values)| Some((name.as_str(), (*values)?)));
-        let values = values::of_rows(block.row_count, &rows, &found.collect::<Vec<_>>());
-        for ((row, reason), values) in unfit.into_iter().zip(values) {
+        let found: Vec<_> = found.collect();
+        // A text that a block has once may be that of all its readings. What would be too much is found in the block.
+        let own = (UNFIT_BYTES / values::widest(&found)).min(unfit.len());
+        let rows: Vec<u32> = unfit.keys().copied().take(own).collect();
+        let mut values = values::of_rows(block.row_count, &rows, &found).into_iter();
+        for (row, reason) in unfit {
             let device = block.devices[block.device_index[row as usize] as usize];
             let time = Timestamp::from_micros(block.times_us[row as usize]);
-            self.quarantine.push_reading(record, device, time, &reason, &values);
+            self.quarantine.push_reading(record, device, time, &reason, values.next().as_deref());
         }
     }
 

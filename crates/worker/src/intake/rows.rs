@@ -107,7 +107,7 @@ pub struct Quarantine {
     time: TimestampMicrosecondBuilder,
     reason: StringBuilder,
     payload: BinaryBuilder,
-    /// Offset of the newest row.
+    /// Offset of the newest record that was kept as it is.
     last: Option<Offset>,
 }
 
@@ -136,15 +136,21 @@ impl Quarantine {
 
     /// Keeps a record as it is, for a reading of it or for all.
     pub fn push(&mut self, record: &Record, time: Option<Timestamp>, reason: &str) {
-        // A record's further readings are found by its offset; repeating the record for each of them would multiply it.
-        let first = self.last.replace(record.offset) != Some(record.offset);
-        let payload = if first { record.payload.as_ref() } else { b"" };
+        let payload = self.once(record);
         self.add(record, None, time, reason, payload);
     }
 
-    /// Keeps a reading of a block: its values as JSON.
-    pub fn push_reading(&mut self, record: &Record, device: &str, time: Timestamp, reason: &str, values: &str) {
-        self.add(record, Some(device), Some(time), reason, values.as_bytes());
+    /// Keeps a reading of a block: its values as JSON, or the block, which holds them.
+    pub fn push_reading(&mut self, record: &Record, device: &str, time: Timestamp, reason: &str, values: Option<&str>) {
+        let payload = values.map_or_else(|| self.once(record), str::as_bytes);
+        self.add(record, Some(device), Some(time), reason, payload);
+    }
+
+    /// A record's bytes, the first time. Its further readings are found by its offset; repeating the record for each of
+    /// them would multiply it.
+    fn once<'a>(&mut self, record: &'a Record) -> &'a [u8] {
+        let first = self.last.replace(record.offset) != Some(record.offset);
+        if first { record.payload.as_ref() } else { b"" }
     }
 
     fn add(&mut self, record: &Record, device: Option<&str>, time: Option<Timestamp>, reason: &str, payload: &[u8]) {

@@ -150,6 +150,23 @@ fn whole_numbers_pass_as_floats_and_other_types_are_quarantined() {
 }
 
 #[test]
+fn a_text_that_many_unfit_readings_share_is_not_kept_for_each_of_them() {
+    let mut intake = Intake::new(&blocks(), &plan(0)).unwrap();
+    let text = "x".repeat(100_000);
+    let block = block(&vec![(11, None, Value::Text(&text)); 1_000]);
+    intake.push(&of_block(3, block.clone()));
+    assert_eq!(intake.ledger().0.quarantined, 1_000);
+    let quarantine = intake.take().unwrap().quarantine.unwrap();
+    let kept = quarantine.column(4).as_any().downcast_ref::<arrow::array::BinaryArray>().unwrap();
+    assert_eq!(quarantine.num_rows(), 1_000);
+    assert!(kept.value_data().len() < 8 << 20, "{} bytes", kept.value_data().len());
+    let of_the_first_without = (0..1_000).find(|row| !kept.value(*row).starts_with(b"{")).unwrap();
+    assert_eq!(kept.value(of_the_first_without), &block[..], "the others are in here");
+    let device = quarantine.column(1).as_any().downcast_ref::<arrow::array::StringArray>().unwrap();
+    assert_eq!(device.value(999), "d");
+}
+
+#[test]
 fn json_comes_as_object_array_or_lines_and_what_is_unfit_is_kept_with_its_reason() {
     let mut intake =
         Intake::new(&spec(r#"{"topic": "t", "values": {"speed": "f64"}, "format": "json"}"#), &plan(0)).unwrap();

@@ -5,6 +5,15 @@ use windrow_wire::block::{Sparse, Values};
 
 use super::columns::each;
 
+/// The most bytes that the values of one row can have, about; at least 1.
+pub fn widest(columns: &[(&str, &Values<'_>)]) -> usize {
+    let value = |values: &Values<'_>| match values {
+        Values::F64(_) | Values::I64(_) | Values::Bool(_) => 24,
+        Values::Text { dictionary, .. } => dictionary.iter().map(|text| text.len()).max().unwrap_or_default(),
+    };
+    columns.iter().map(|(name, values)| name.len() + 4 + value(values)).sum::<usize>().max(1)
+}
+
 /// The values of some of a block's `rows`, in ascending order, each as a JSON object by column.
 pub fn of_rows(rows: usize, wanted: &[u32], columns: &[(&str, &Values<'_>)]) -> Vec<String> {
     let mut objects = vec![Map::new(); wanted.len()];
