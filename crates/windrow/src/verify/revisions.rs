@@ -6,7 +6,7 @@ use windrow_protocol::plan::Part;
 use windrow_protocol::{JobName, Plan, Revision, WindowId, audit, paths};
 use windrow_storage::{Store, StoreError};
 
-use super::Report;
+use super::proof::Report;
 
 /// The newest marker of each window. `complete`: by window and revision.
 pub fn newest(complete: &[Complete]) -> Vec<&Complete> {

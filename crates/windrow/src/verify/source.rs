@@ -1,0 +1,127 @@
+//! What a proof is made from: the store, who knows where the log ends, and what the job says of itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use tonic::Code;
+use windrow_ports::{Log, LogError};
+use windrow_protocol::{Offset, OffsetRange, PartitionId, Plan, Timestamp, TopicId, TopicName};
+use windrow_storage::Store;
+use windrow_wire::convert;
+
+use super::Args;
+use crate::client::said;
+use crate::place;
+
+/// Who knows where the log ends.
+pub enum Ends {
+    /// The log itself.
+    Log(Arc<dyn Log>),
+    /// The coordinator has said so, by partition: first offset, and the first that is not there yet. And the topic's id.
+    Told(BTreeMap<PartitionId, OffsetRange>, Option<TopicId>),
+    /// Nobody; why.
+    Unknown(String),
+}
+
+impl Ends {
+    /// First offset of a partition, and the first that is not there yet; `None` if nobody knows.
+    pub async fn of(&self, topic: &TopicName, partition: PartitionId) -> Result<Option<OffsetRange>> {
+        match self {
+            Self::Log(log) => {
+                let bounds = log.bounds(topic, &[partition]).await?.into_iter().next().transpose()?;
+                Ok(bounds.map(|bounds| OffsetRange::new(bounds.log_start, bounds.high_watermark)))
+            }
+            // A partition that the coordinator's log does not have holds nothing.
+            Self::Told(ends, _) => {
+                let nothing = OffsetRange::new(Offset(0), Offset(0));
+                Ok(Some(ends.get(&partition).copied().unwrap_or(nothing)))
+            }
+            Self::Unknown(_) => Ok(None),
+        }
+    }
+
+    /// Whether the topic is another one by now than that of a plan, under the same name.
+    pub async fn is_another(&self, plan: &Plan) -> Result<bool> {
+        match self {
+            Self::Log(log) => match log.topic(&plan.topic).await {
+                Ok(info) => Ok(info.id != plan.topic_id),
+                Err(LogError::NoTopic(_)) => Ok(false),
+                Err(error) => Err(error.into()),
+            },
+            Self::Told(_, id) => Ok(id.as_ref().is_some_and(|id| *id != plan.topic_id)),
+            Self::Unknown(_) => Ok(false),
+        }
+    }
+}
+
+/// What a proof is made from.
+pub struct Parts {
+    pub store: Store,
+    pub ends: Ends,
+    /// Whether the job is known to exist.
+    pub known: bool,
+    pub state: State,
+}
+
+/// What the job has said of itself, before the markers are looked at. Nothing, where there is nobody to ask.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct State {
+    /// Up to where its windows are complete.
+    pub through: Option<Timestamp>,
+    /// How many it has completed.
+    pub windows_complete: Option<u64>,
+    /// Windows, or runs of them, that are to be run again or are being so.
+    pub revisions_pending: Option<u64>,
+    /// Batches that have failed and wait for somebody.
+    pub batches_failed: u64,
+}
+
+fn state(status: windrow_wire::v1::JobStatus) -> State {
+    State {
+        through: status.complete_through.map(|time| convert::time(&time)),
+        windows_complete: Some(status.windows_complete),
+        revisions_pending: Some(status.revisions_pending),
+        batches_failed: status.batches_failed,
+    }
+}
+
+pub async fn parts(args: &Args) -> Result<Parts> {
+    if let Some(folder) = &args.data_dir {
+        let (store, database) = (place::store_in(folder)?, place::database_in(folder)?);
+        let known = place::knows(&database, &args.job).await?;
+        let revisions_pending = Some(place::revisions_pending(&database, &args.job).await?);
+        let windows_complete = place::windows_complete(&database, &args.job).await?;
+        let state = State { windows_complete, revisions_pending, ..State::default() };
+        return Ok(Parts { store, ends: Ends::Log(database.log()), known, state });
+    }
+    if let Some(log) = args.kafka.reach("windrow-verify").await? {
+        let client = args.store.server.connect().await.ok();
+        let store = args.store.open(client.as_ref()).await?;
+        let status = match &client {
+            Some(client) => client.job(args.job.as_str()).await.ok().and_then(|job| job.status),
+            None => None,
+        };
+        let known = status.is_some();
+        return Ok(Parts { store, ends: Ends::Log(log), known, state: status.map(state).unwrap_or_default() });
+    }
+    let client = args.store.server.connect().await?;
+    let store = args.store.open(Some(&client)).await?;
+    match client.partitions(args.job.as_str()).await {
+        Ok((partitions, topic_id)) => {
+            let end = |partition: windrow_wire::v1::Partition| {
+                let number = partition.name.rsplit('/').next().and_then(|number| number.parse().ok());
+                let (start, end) = (Offset(partition.log_start_offset?), Offset(partition.high_watermark?));
+                Some((PartitionId(number?), OffsetRange::new(start, end)))
+            };
+            let ends = Ends::Told(partitions.into_iter().filter_map(end).collect(), TopicId::new(topic_id).ok());
+            let status = client.job(args.job.as_str()).await.map_err(said)?.status;
+            Ok(Parts { store, ends, known: true, state: state(status.unwrap_or_default()) })
+        }
+        Err(status) if status.code() == Code::NotFound => {
+            let why = "the coordinator does not know the job (any more), so it can't say; give --kafka";
+            Ok(Parts { store, ends: Ends::Unknown(why.to_owned()), known: false, state: State::default() })
+        }
+        Err(status) => Err(said(status)),
+    }
+}
