@@ -95,7 +95,7 @@ fn of_all_types() -> (JobSpec, RecordBatch) {
     .unwrap();
     let schema = readings_schema(&spec);
     let rows = 6;
-    let some = |i: usize| i % 3 != 0;
+    let some = |i: usize| !i.is_multiple_of(3);
     let column = |field: &arrow::datatypes::FieldRef| -> Arc<dyn Array> {
         use arrow::datatypes::DataType as T;
         match field.data_type() {
@@ -105,9 +105,9 @@ fn of_all_types() -> (JobSpec, RecordBatch) {
             T::UInt64 => Arc::new(UInt64Array::from_iter_values(0..rows as u64)),
             T::Int64 => Arc::new((0..rows).map(|i| some(i).then_some(i as i64)).collect::<Int64Array>()),
             T::Float64 => Arc::new((0..rows).map(|i| some(i).then_some(i as f64 / 2.0)).collect::<Float64Array>()),
-            T::Boolean => {
-                Arc::new((0..rows).map(|i| some(i).then_some(i % 2 == 0)).collect::<arrow::array::BooleanArray>())
-            }
+            T::Boolean => Arc::new(
+                (0..rows).map(|i| some(i).then_some(i.is_multiple_of(2))).collect::<arrow::array::BooleanArray>(),
+            ),
             T::Utf8View if field.name() == "device" => Arc::new(StringViewArray::from_iter_values(["a"; 6])),
             T::Utf8View => {
                 Arc::new((0..rows).map(|i| some(i).then_some("long enough to lie apart")).collect::<StringViewArray>())
