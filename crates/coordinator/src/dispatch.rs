@@ -12,7 +12,7 @@ use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Prog
 use windrow_protocol::{JobName, Revision, Timestamp, WorkerId};
 
 use crate::planner::Write;
-use crate::scheduler::Waiting;
+use crate::scheduler::{Queue, Waiting};
 use crate::view::{Versioned, View, encode};
 use crate::{outcomes, scheduler};
 
@@ -163,6 +163,10 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     let mut free = free_slots(view);
     let room: u32 = free.values().sum();
     let mut write = Write::default();
+    let mut running: BTreeMap<&JobName, usize> = BTreeMap::new();
+    for assignment in view.assignments.values() {
+        *running.entry(&assignment.value.id.job).or_default() += 1;
+    }
     let waiting = |again: bool, room: u32| {
         let of = |(job, _): (&JobName, _)| {
             let (mut first, mut n) = (None, 0);
@@ -173,17 +177,18 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
                 n += 1;
                 n <= room || (is_first && n <= room.saturating_add(ahead))
             });
-            ready.map(|batch| Waiting { batch, home: home(view, &batch.value.task) }).collect()
+            let waiting = ready.map(|batch| Waiting { batch, home: home(view, &batch.value.task) }).collect();
+            Queue { running: running.get(job).copied().unwrap_or(0), waiting }
         };
-        view.running().map(of).collect::<Vec<Vec<_>>>()
+        view.running().map(of).collect::<Vec<Queue<_>>>()
     };
-    let first = scheduler::solve(scheduler::Problem { free: free.clone(), waiting: waiting(false, room) });
+    let first = scheduler::solve(scheduler::Problem { free: free.clone(), queues: waiting(false, room) });
     // What is run again takes the room that first results leave.
     for (_, worker) in &first {
         free.entry(worker.clone()).and_modify(|slots| *slots -= 1);
     }
-    let waiting = waiting(true, free.values().sum());
-    let again = scheduler::solve(scheduler::Problem { free, waiting });
+    let queues = waiting(true, free.values().sum());
+    let again = scheduler::solve(scheduler::Problem { free, queues });
     for (batch, worker) in first.into_iter().chain(again) {
         if write.when.len() + 3 > MOST || write.is_large() {
             break;

@@ -21,6 +21,12 @@ use crate::{Parts, Settings, TickError, dispatch, finishing};
 /// Transactions in flight at a time.
 const CONCURRENCY: usize = 4;
 
+/// How long looks at a job may fail until that is the job's problem.
+const FAILING: Duration = Duration::from_secs(30);
+
+/// How that problem begins; what differs from look to look comes after it.
+const CANT_LOOK: &str = "its topic can't be looked at: ";
+
 /// How long giving up leadership may take at shutdown; then the lease expires.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -146,7 +152,8 @@ impl Leader<'_> {
                 // Changes without end keep no look waiting.
                 biased;
                 (job, looked) = looks.next() => {
-                    let has_more = self.take(&job, looked, &mut mirror).await?;
+                    let failing = looks.failing(&job, looked.is_err(), clock.elapsed());
+                    let has_more = self.take(&job, looked, failing, &mut mirror).await?;
                     let pause = if has_more { Duration::ZERO } else { self.settings.tick };
                     looks.again(job, clock.elapsed() + pause);
                 }
@@ -176,17 +183,25 @@ impl Leader<'_> {
         Ok(())
     }
 
-    /// Takes in what came of a look at a job; whether there may be more to cut at once.
+    /// Takes in what came of a look at a job; whether there may be more to cut at once. `failing`: for how long looks at it
+    /// have failed.
     async fn take(
         &self,
         name: &JobName,
         looked: Result<Looked, TickError>,
+        failing: Duration,
         mirror: &mut Mirror,
     ) -> Result<bool, TickError> {
         match looked {
             Ok(looked) => self.plan(looked, mirror).await,
             Err(TickError::Log(error)) => {
                 tracing::warn!(job = %name, %error, "job could not be planned now");
+                let noted = mirror.view().problems.get(name).cloned();
+                let is_noted = noted.as_ref().is_some_and(|noted| noted.starts_with(CANT_LOOK));
+                let job = mirror.view().jobs.get(name).filter(|_| failing >= FAILING && !is_noted);
+                if let Some(revision) = job.map(|job| job.revision) {
+                    self.note_problem(name, revision, Some(format!("{CANT_LOOK}{error}")), noted).await?;
+                }
                 Ok(false)
             }
             Err(error) => Err(error),

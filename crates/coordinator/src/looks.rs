@@ -10,12 +10,12 @@ use futures::stream::FuturesUnordered;
 use windrow_ports::log::TopicInfo;
 use windrow_ports::{Log, LogError};
 use windrow_protocol::revise::SpecRef;
-use windrow_protocol::state::{JobRecord, Progress};
+use windrow_protocol::state::{BatchState, JobRecord, Progress};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{JobName, Revision, TopicName, WindowId};
 
 use crate::api::{RETENTION_TOO_SHORT, refusals};
-use crate::planner::{self, Cursors, OpenBatches, Silence, Site, Step, Windows, Write, open_batches};
+use crate::planner::{self, Cursors, InFlight, OpenBatches, Silence, Site, Step, Windows, Write, open_batches};
 use crate::revising::{Revising, Wishes};
 use crate::view::{Versioned, View};
 use crate::{Parts, TickError, finishing};
@@ -56,6 +56,8 @@ pub struct Looks {
     /// `None` while a look runs.
     watched: BTreeMap<JobName, Option<Watched>>,
     due: BTreeMap<JobName, Duration>,
+    /// Since when looks at a job have failed.
+    failing: BTreeMap<JobName, Duration>,
     /// The newest cursor of each job with windows of volume when it was last looked at.
     cursors: BTreeMap<JobName, i64>,
 }
@@ -68,6 +70,7 @@ impl Looks {
         self.due.retain(|name, _| view.is_running(name));
         self.watched.retain(|name, watched| is_kept(name) || watched.is_none());
         self.cursors.retain(|name, _| is_kept(name));
+        self.failing.retain(|name, _| is_kept(name));
         let now = parts.clock.elapsed();
         for (name, job) in view.running() {
             if self.running.len() >= MOST {
@@ -127,6 +130,15 @@ impl Looks {
         }
     }
 
+    /// Notes how a look at a job went; for how long they have failed.
+    pub fn failing(&mut self, job: &JobName, failed: bool, now: Duration) -> Duration {
+        if !failed {
+            self.failing.remove(job);
+            return Duration::ZERO;
+        }
+        now.saturating_sub(*self.failing.entry(job.clone()).or_insert(now))
+    }
+
     /// Says when to look at a job again.
     pub fn again(&mut self, job: JobName, due: Duration) {
         self.due.insert(job, due);
@@ -134,9 +146,15 @@ impl Looks {
 }
 
 /// A job's batches of first results: what is run again holds back nothing new.
-fn first_results(view: &View, job: &JobName) -> usize {
+fn first_results(view: &View, job: &JobName) -> InFlight {
     let batches = view.batches.get(job).into_iter().flatten();
-    batches.filter(|(_, batch)| batch.value.id.revision == Revision::default()).count()
+    let mut found = InFlight::default();
+    for ((window, _), batch) in batches.filter(|(_, batch)| batch.value.id.revision == Revision::default()) {
+        found.batches += 1;
+        found.failed += usize::from(batch.value.state == BatchState::Failed);
+        found.newest = found.newest.max(window.time());
+    }
+    found
 }
 
 /// The revision of a job's newest cursor.
@@ -153,7 +171,7 @@ struct Look {
     pinned: BTreeMap<WindowId, SpecRef>,
     wishes: Wishes,
     open: OpenBatches,
-    in_flight: usize,
+    in_flight: InFlight,
     max_in_flight: usize,
 }
 

@@ -30,6 +30,10 @@ pub use volume::{OpenBatches, open_batches};
 /// Single records that are read at a time.
 const READS: usize = 32;
 
+/// How far the clocks of producers, brokers and coordinators may be apart, in microseconds: as much as Kafka allows a
+/// record to be ahead by default.
+const CLOCKS_DIFFER_MICROS: i64 = 3_600_000_000;
+
 /// A guarded write: all of it or nothing.
 #[derive(Debug, Default)]
 pub struct Write {
@@ -66,6 +70,16 @@ pub struct Step {
     pub problem: Option<String>,
 }
 
+/// A job's batches of first results in the metadata store.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InFlight {
+    pub batches: usize,
+    /// Those that have failed and wait for somebody.
+    pub failed: usize,
+    /// Start of the newest window that has one.
+    pub newest: Option<Timestamp>,
+}
+
 /// A job, its topic and what is stored of it, while it is looked at.
 pub struct Site<'a> {
     pub parts: &'a Parts,
@@ -73,8 +87,7 @@ pub struct Site<'a> {
     pub topic: TopicInfo,
     pub cursors: Cursors,
     pub progress: Option<Versioned<Progress>>,
-    /// The job's batches of first results in the store.
-    pub in_flight: usize,
+    pub in_flight: InFlight,
     /// From this many on, no further ahead is cut.
     pub max_in_flight: usize,
 }
@@ -98,7 +111,7 @@ pub enum Windows {
 /// have none yet. Empty when there is nothing to do.
 pub async fn step(site: &Site<'_>, windows: Windows, silence: &mut Silence) -> Result<Step, TickError> {
     let (ends, silent) = site.look_at_ends(silence).await?;
-    let problem = site.lost_end(&ends);
+    let problem = site.lost_end(&ends).or_else(|| site.ahead(&ends)).or_else(|| site.held_up());
     let writes = match windows {
         Windows::OfTime { calendar, pinned } => {
             TimePlanner { site, calendar, pinned }.writes(&ends, &silent, silence).await?
@@ -129,6 +142,41 @@ impl Site<'_> {
             Err(LogError::OutOfRange { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a time is further ahead than clocks differ.
+    fn is_to_come(&self, time: Timestamp) -> bool {
+        time > self.parts.clock.now().plus_micros(CLOCKS_DIFFER_MICROS)
+    }
+
+    /// A partition that a record with a time to come has sealed through it: what comes after that record is of windows that
+    /// nothing will end before that time.
+    fn ahead(&self, ends: &Ends) -> Option<String> {
+        let (partition, cursor) = self.cursors.iter().find(|(partition, cursor)| {
+            let waits = ends.get(partition).is_some_and(|bounds| bounds.high_watermark > cursor.value.end);
+            self.is_to_come(cursor.value.sealed_through) && waits
+        })?;
+        let cursor = &cursor.value;
+        Some(format!(
+            "partition {partition} of topic {}: a record at offset {} or after it says that it is of {} or later, so what \
+             comes with it and after it waits until then. Somebody's clock is wrong, or counts another unit. Set the \
+             topic's message.timestamp.after.max.ms; for what is there, apply the job under another name once the record \
+             is gone",
+            self.name(),
+            cursor.end,
+            cursor.sealed_through
+        ))
+    }
+
+    /// Why nothing more is planned, if that needs somebody.
+    fn held_up(&self) -> Option<String> {
+        let InFlight { batches, failed, .. } = self.in_flight;
+        (batches >= self.max_in_flight && failed > 0).then(|| {
+            format!(
+                "{batches} batches are in flight, as many as a job may have, and {failed} of them have failed: no more is \
+                 planned until they are tried again (`windrow retry`) or given up (`windrow skip`)"
+            )
+        })
     }
 
     /// The timestamp of a partition's first record. Markers of transactions may lie before it.

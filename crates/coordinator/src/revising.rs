@@ -14,7 +14,7 @@ use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op};
 use windrow_protocol::marker::{Complete, Expired, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::revise::{self, Ground, Known, SpecRef, Wish, WishId};
-use windrow_protocol::state::{BatchRecord, JobRecord, Task, keys};
+use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{JobName, JobSpec, Offset, PartitionId, Revision, Timestamp, Window, WindowId, paths};
 use windrow_storage::{Store, StoreError};
@@ -25,6 +25,9 @@ use crate::{Parts, TickError};
 
 /// Windows of a job that are run again at a time.
 const MOST_IN_FLIGHT: usize = 16;
+
+/// Parked windows beside which others are run again.
+const MOST_PARKED: usize = 1_000;
 
 /// Markers that are read at a time.
 const READS: usize = 16;
@@ -52,6 +55,8 @@ struct Flying {
     /// The wish that it is run again for.
     cause: Option<WishId>,
     revision: Revision,
+    /// Whether one of its batches has failed and waits for somebody.
+    parked: bool,
 }
 
 impl Wishes {
@@ -65,6 +70,7 @@ impl Wishes {
         for ((window, part), batch) in view.batches.get(job).into_iter().flatten() {
             let window = flying.entry(*window).or_default();
             window.parts.insert(*part);
+            window.parked |= batch.value.state == BatchState::Failed;
             window.revision = window.revision.max(batch.value.id.revision);
             if let Task::Map(plan) = &batch.value.task
                 && let Some(revises) = &plan.revises
@@ -78,8 +84,11 @@ impl Wishes {
         Self { all, flying, specs, through }
     }
 
-    fn again(&self) -> usize {
-        self.flying.values().filter(|window| window.revision > Revision::default()).count()
+    /// Windows that may be run again beside those that are: parked ones take no worker, and hold back few.
+    fn room(&self) -> usize {
+        let again = self.flying.values().filter(|window| window.revision > Revision::default());
+        let (parked, others): (Vec<_>, Vec<_>) = again.partition(|window| window.parked);
+        MOST_IN_FLIGHT.saturating_sub(others.len()).min(MOST_PARKED.saturating_sub(parked.len()))
     }
 }
 
@@ -110,7 +119,7 @@ impl Revising<'_> {
     /// What of the wishes becomes work now: one write for each wish that goes on.
     pub async fn step(&self) -> Vec<Write> {
         let mut step = Step {
-            room: MOST_IN_FLIGHT.saturating_sub(self.wishes.again()),
+            room: self.wishes.room(),
             taken: self.wishes.flying.keys().copied().collect(),
             log_starts: None,
             with_markers: None,

@@ -176,11 +176,18 @@ impl Session<'_> {
         self.meta.txn(Txn { when: vec![], then: vec![put] }).await.map(drop)
     }
 
-    /// Takes work and reports until the store can't be reached.
+    /// Takes work and reports, until the lease is gone. A store that does not answer for a moment takes no work away:
+    /// whether the lease can be relied on is decided elsewhere.
     async fn work(&mut self, lease: i64) -> Result<(), MetaError> {
         let prefix = keys::assignments(&self.settings.id);
         loop {
-            let listing = self.meta.list(&prefix).await?;
+            let listing = match self.meta.list(&prefix).await {
+                Err(MetaError::Unavailable(why)) => {
+                    self.pause(&why).await;
+                    continue;
+                }
+                listed => listed?,
+            };
             let taken_away: Vec<String> = self
                 .running
                 .keys()
@@ -201,13 +208,25 @@ impl Session<'_> {
                         }),
                         // Behind compaction: list again.
                         Some(Err(MetaError::Compacted(_))) => break,
+                        Some(Err(MetaError::Unavailable(why))) => {
+                            self.pause(&why).await;
+                            break;
+                        }
                         Some(Err(error)) => return Err(error),
-                        None => return Err(MetaError::Unavailable("the watch of assignments ended".to_owned())),
+                        None => {
+                            self.pause("the watch of assignments ended").await;
+                            break;
+                        }
                     },
                     Some(ended) = self.tasks.join_next() => self.report_with_others(ended, lease).await?,
                 }
             }
         }
+    }
+
+    async fn pause(&self, why: &str) {
+        tracing::warn!(worker = %self.settings.id, why, "looking for assignments again");
+        self.tools.clock.sleep(PAUSE).await;
     }
 
     /// Stops what was taken away.
@@ -274,12 +293,13 @@ impl Session<'_> {
     /// Writes outcomes into their assignments, as far as these are still this worker's: many in a transaction, since each
     /// costs the store a write to disk.
     async fn report(&mut self, ended: Vec<Done>, lease: i64) -> Result<(), MetaError> {
-        let mut reports = ended.into_iter().filter_map(|(key, of, outcome)| {
+        let reports = ended.into_iter().filter_map(|(key, of, outcome)| {
             // What was taken away when it had just ended, and given anew, is in hand under the same key.
             self.running.get(&key).filter(|held| held.revision == of)?;
             let Held { assignment, revision, .. } = self.running.remove(&key)?;
             Some(report_of(key, revision, assignment, outcome, lease))
         });
+        let mut reports = reports.collect::<Vec<_>>().into_iter();
         loop {
             let (mut group, mut bytes) = (Vec::new(), 0);
             while group.len() < MAX_TXN_OPS && bytes < ENOUGH_TXN_BYTES {
@@ -290,13 +310,23 @@ impl Session<'_> {
             if group.is_empty() {
                 return Ok(());
             }
-            let (when, then) = group.iter().cloned().unzip();
-            if self.meta.txn(Txn { when, then }).await?.applied || group.len() == 1 {
+            if self.write(group.iter().cloned().unzip()).await? || group.len() == 1 {
                 continue;
             }
             // One of them was taken away: the others count all the same.
             for (when, then) in group {
-                self.meta.txn(Txn { when: vec![when], then: vec![then] }).await?;
+                self.write((vec![when], vec![then])).await?;
+            }
+        }
+    }
+
+    /// Writes reports, again until there is an answer; whether they were still wanted. Those that had come through unheard
+    /// are not any more.
+    async fn write(&self, (when, then): (Vec<Compare>, Vec<Op>)) -> Result<bool, MetaError> {
+        loop {
+            match self.meta.txn(Txn { when: when.clone(), then: then.clone() }).await {
+                Err(MetaError::Unavailable(why)) => self.pause(&why).await,
+                written => return Ok(written?.applied),
             }
         }
     }

@@ -22,7 +22,7 @@ async fn site<'a>(parts: &'a Parts, job: &'a JobRecord, partitions: i32, cursors
     let new = NewTopic { name: name.clone(), partitions, replication: 1, retention_ms: None, max_ahead_ms: None };
     parts.log.create_topic(&new).await.unwrap();
     let topic = parts.log.topic(&name).await.unwrap();
-    Site { parts, job, topic, cursors, progress: None, in_flight: 0, max_in_flight: 1_000 }
+    Site { parts, job, topic, cursors, progress: None, in_flight: InFlight::default(), max_in_flight: 1_000 }
 }
 
 fn of_time(job: &JobRecord) -> Windows {
@@ -95,5 +95,44 @@ async fn a_log_that_ends_before_what_is_planned_is_the_jobs_problem_until_it_is_
         let problem = step(&site, of_time(&job), &mut Silence::default()).await.unwrap().problem;
         assert_eq!(problem.is_some(), is_lost, "{problem:?}");
         assert!(problem.is_none_or(|it| it.contains("ends at offset 3, but offsets up to 4 are planned")));
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_a_time_to_come_is_the_jobs_problem_as_long_as_others_wait_behind_it() {
+    let (_folder, parts) = fixture::parts();
+    let job = daily();
+    let mut site = site(&parts, &job, 1, BTreeMap::new()).await;
+    let now = parts.clock.now();
+    append(&parts, 0, &[now.plus_micros(-86_400_000_000), now.plus_micros(30 * 86_400_000_000), now]).await;
+    let mut seen = Vec::new();
+    for revision in 0..10 {
+        let Step { writes, problem } = step(&site, of_time(&job), &mut Silence::default()).await.unwrap();
+        seen.push(problem);
+        let of_cursor = keys::cursor(&job.name, PartitionId(0));
+        let cursor = writes.iter().flat_map(|write| &write.then).find_map(|op| match op {
+            Op::Put { key, value, .. } if *key == of_cursor => serde_json::from_slice(value).ok(),
+            _ => None,
+        });
+        let Some(value) = cursor else { break };
+        site.cursors.insert(PartitionId(0), Versioned { value, revision });
+    }
+    assert_eq!(seen[0], None, "not before it is reached");
+    let problem = seen.pop().unwrap().expect("what is behind it is in no window");
+    assert!(problem.contains("a record at offset 1 or after it"), "{problem}");
+    site.cursors.get_mut(&PartitionId(0)).unwrap().value.end = Offset(3);
+    assert_eq!(step(&site, of_time(&job), &mut Silence::default()).await.unwrap().problem, None, "nothing waits");
+}
+
+#[tokio::test]
+async fn a_job_that_parked_batches_hold_up_says_so_and_one_with_a_mere_backlog_does_not() {
+    let (_folder, parts) = fixture::parts();
+    let job = daily();
+    let mut site = site(&parts, &job, 1, BTreeMap::new()).await;
+    for (batches, failed, is_told) in [(1_000, 0, false), (999, 5, false), (1_000, 5, true)] {
+        site.in_flight = InFlight { batches, failed, newest: None };
+        let problem = step(&site, of_time(&job), &mut Silence::default()).await.unwrap().problem;
+        assert_eq!(problem.is_some(), is_told, "{problem:?}");
+        assert!(problem.is_none_or(|it| it.contains("windrow retry")));
     }
 }

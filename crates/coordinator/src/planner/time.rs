@@ -15,7 +15,7 @@ use windrow_protocol::state::keys;
 use windrow_protocol::window::Calendar;
 use windrow_protocol::{Offset, PartitionId, Timestamp, Window, WindowId};
 
-use super::{Ends, Planned, READS, Silence, Silent, Site, Write};
+use super::{Ends, InFlight, Planned, READS, Silence, Silent, Site, Write};
 use crate::TickError;
 use crate::view::encode;
 
@@ -77,20 +77,20 @@ impl TimePlanner<'_> {
         Ok(writes)
     }
 
-    /// Up to where the partition that is furthest is sealed.
+    /// Up to where the partition that is furthest is sealed, but for those that wait for a time to come.
     fn furthest(&self) -> Option<Timestamp> {
-        self.site.cursors.values().map(|cursor| cursor.value.sealed_through).max()
+        let all = self.site.cursors.values().map(|cursor| cursor.value.sealed_through);
+        all.filter(|through| !self.site.is_to_come(*through)).max()
     }
 
-    /// The next window of each partition that may be cut. When much is in flight already, only those of partitions that
-    /// are behind others: windows that are planned in part wait for them. What is level waits for the workers. At the end
-    /// of the calendar no window follows.
+    /// The next window of each partition that may be cut. When much is in flight already, only windows up to the newest
+    /// that is: those that are planned in part wait for them. What is beyond waits for the workers. At the end of the
+    /// calendar no window follows.
     fn next_windows(&self) -> Vec<(PartitionId, Window)> {
-        let furthest = self.furthest();
+        let InFlight { batches, newest, .. } = self.site.in_flight;
         let all = self.site.cursors.iter().map(|(partition, cursor)| (*partition, cursor.value.sealed_through));
         let all = all.filter(|(_, through)| *through < Timestamp::MAX);
-        let chosen =
-            all.filter(|(_, through)| self.site.in_flight < self.site.max_in_flight || Some(*through) < furthest);
+        let chosen = all.filter(|(_, through)| batches < self.site.max_in_flight || Some(*through) <= newest);
         chosen.map(|(partition, through)| (partition, self.calendar.window_from(through))).collect()
     }
 

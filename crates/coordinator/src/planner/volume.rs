@@ -119,7 +119,7 @@ impl VolumePlanner<'_> {
     /// Batches of partitions that have no open window and something to begin one with. Not while very much is in flight:
     /// last steps that fail must not pile up without end.
     async fn new_batches(&self, ends: &Ends) -> Result<Vec<Candidate>, TickError> {
-        if self.site.in_flight.saturating_sub(self.open.len()) >= self.site.max_in_flight {
+        if self.site.in_flight.batches.saturating_sub(self.open.len()) >= self.site.max_in_flight {
             return Ok(Vec::new());
         }
         let mut reads = Vec::new();

@@ -247,6 +247,22 @@ async fn some_windows_are_run_again_at_a_time() {
 }
 
 #[tokio::test]
+async fn windows_that_are_parked_hold_up_no_others() {
+    let mut world = World::new(1, 0..20).await;
+    world.wants(0, 20);
+    world.step().await;
+    assert_eq!(world.hours_again().len(), 16);
+    for of in 0..16 {
+        let key = keys::batch(&world.job.name, window(of).id(), P0);
+        let mut batch = world.meta.view.batches[&world.job.name][&(window(of).id(), P0)].value.clone();
+        batch.state = BatchState::Failed;
+        world.meta.set(key, &batch);
+    }
+    world.step().await;
+    assert_eq!(world.hours_again().len(), 20);
+}
+
+#[tokio::test]
 async fn windows_without_a_batch_take_no_room() {
     let mut world = World::new(1, [20]).await;
     let partitions = std::mem::replace(&mut world.topic.partitions, 0);
@@ -406,6 +422,6 @@ fn batches_of_one_wish_are_not_taken_for_anothers() {
     let wish = Wish::backfill(Span { from: hour(3), until: hour(4) }, spec, hour(0));
     meta.set(keys::wish(&job(), &id("b")), &wish);
     let flying = &Wishes::of(&meta.view, &job()).flying[&window(3).id()];
-    let expected = Flying { parts: [P0].into(), cause: Some(id("b")), revision: Revision(1) };
+    let expected = Flying { parts: [P0].into(), cause: Some(id("b")), revision: Revision(1), parked: false };
     assert_eq!(*flying, expected);
 }

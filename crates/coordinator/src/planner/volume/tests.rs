@@ -8,7 +8,7 @@ use crate::Parts;
 use crate::dispatch::tests::{Store, job, record};
 use crate::dispatch::volume::tests::open_window;
 use crate::fixture;
-use crate::planner::{Cursors, Silence};
+use crate::planner::{Cursors, InFlight, Silence};
 use windrow_protocol::duration::Length;
 
 const P0: PartitionId = PartitionId(0);
@@ -65,7 +65,7 @@ impl Bench {
             topic: self.parts.log.topic(&topic()).await.unwrap(),
             cursors: self.cursors.clone(),
             progress: self.progress.clone().map(|value| Versioned { value, revision: 1 }),
-            in_flight: self.open.len() + self.last_steps,
+            in_flight: InFlight { batches: self.open.len() + self.last_steps, ..InFlight::default() },
             max_in_flight: 1,
         };
         let (ends, _) = site.look_at_ends(&mut Silence::default()).await.unwrap();
