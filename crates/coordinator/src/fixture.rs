@@ -31,6 +31,8 @@ pub enum Call {
     LookUp,
     /// It answers that it has no such record (yet).
     Read,
+    /// Its disk is broken: it can't be read, but says where it ends.
+    BrokenRead,
 }
 
 /// A log of which some partitions don't answer some calls.
@@ -90,11 +92,13 @@ impl Log for Deaf {
         wanted: OffsetRange,
     ) -> BoxStream<'static, Result<Vec<Record>, LogError>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        if self.answer(Call::Read, partition, Ok(())).is_ok() {
-            return self.inner.read(topic, partition, wanted);
+        let nothing = || Err(LogError::OutOfRange { wanted, held: OffsetRange::default() });
+        let answer = self.answer(Call::BrokenRead, partition, Ok(()));
+        let answer = answer.and_then(|()| self.answer(Call::Read, partition, Ok(())).or_else(|_| nothing()));
+        match answer {
+            Ok(()) => self.inner.read(topic, partition, wanted),
+            Err(error) => Box::pin(futures::stream::iter([Err(error)])),
         }
-        let nothing = LogError::OutOfRange { wanted, held: OffsetRange::default() };
-        Box::pin(futures::stream::iter([Err(nothing)]))
     }
     async fn truncate(&self, topic: &TopicName, partition: PartitionId, before: Offset) -> Result<(), LogError> {
         self.inner.truncate(topic, partition, before).await

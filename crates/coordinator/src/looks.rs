@@ -72,13 +72,15 @@ impl Looks {
         self.cursors.retain(|name, _| is_kept(name));
         self.failing.retain(|name, _| is_kept(name));
         let now = parts.clock.elapsed();
-        for (name, job) in view.running() {
+        let is_due = |(name, job): &(&JobName, &Versioned<JobRecord>)| {
+            self.due.get(*name).is_none_or(|due| *due <= now) || self.has_moved(view, job)
+        };
+        let mut due: Vec<_> = view.running().filter(is_due).collect();
+        // Of very many the one that has waited longest, or the first by name would keep all places.
+        due.sort_by_key(|(name, _)| self.due.get(*name).copied().unwrap_or_default());
+        for (name, job) in due {
             if self.running.len() >= MOST {
                 return;
-            }
-            let is_due = self.due.get(name).is_none_or(|due| *due <= now) || self.has_moved(view, job);
-            if !is_due {
-                continue;
             }
             let Some(watched) = self.watched.entry(name.clone()).or_insert_with(|| Some(Watched::default())).take()
             else {

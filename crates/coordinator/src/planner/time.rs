@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt};
+use windrow_ports::LogError;
 use windrow_ports::log::Bounds;
 use windrow_ports::meta::{Compare, Op};
 use windrow_protocol::cut::{
@@ -108,7 +109,7 @@ impl TimePlanner<'_> {
             let (lateness, bound) = (self.site.job.spec.lateness, self.site.job.spec.time_bound());
             let skip = match next_record {
                 NextRecord::At(Lookup::At(offset)) => {
-                    let time = self.site.time_of(partition, offset).await?;
+                    let time = self.readable_time_of(partition, offset).await;
                     time.map(|time| skip_to(&self.calendar, lateness, bound, time))
                 }
                 NextRecord::None { newest: Some(newest), now } => {
@@ -142,7 +143,13 @@ impl TimePlanner<'_> {
             if self.site.cursors.contains_key(partition) {
                 continue;
             }
-            let first = self.site.first_time(*partition, bounds).await?;
+            let first = match self.site.first_time(*partition, bounds).await {
+                Ok(first) => first,
+                Err(error) => {
+                    self.left_out(*partition, &error);
+                    continue;
+                }
+            };
             let is_silent = silent.get(partition).is_some_and(|silent| *silent >= self.site.job.spec.idle_timeout);
             let start = match (first, bounds.log_start == bounds.high_watermark) {
                 (Some(first), false) => {
@@ -189,6 +196,19 @@ impl TimePlanner<'_> {
         Ok(write)
     }
 
+    /// The timestamp of the record at an offset, if there is one that can be read. A partition that answers where it ends,
+    /// but can't be read there, holds up no other.
+    async fn readable_time_of(&self, partition: PartitionId, offset: Offset) -> Option<Timestamp> {
+        self.site.time_of(partition, offset).await.unwrap_or_else(|error| {
+            self.left_out(partition, &error);
+            None
+        })
+    }
+
+    fn left_out(&self, partition: PartitionId, error: &LogError) {
+        tracing::warn!(job = %self.site.job.name, %partition, %error, "the partition can't be read; the others go on");
+    }
+
     /// The latest record timestamp over all partitions, needed only where one may be idle. The last record of a
     /// partition is near it; from there look-ups climb.
     async fn newest(
@@ -211,11 +231,11 @@ impl TimePlanner<'_> {
         for (partition, bounds) in ends {
             if bounds.log_start < bounds.high_watermark {
                 let last = Offset(bounds.high_watermark.0 - 1);
-                reads.push(self.site.time_of(*partition, last).boxed());
+                reads.push(self.readable_time_of(*partition, last).boxed());
             }
         }
-        let last_times: Vec<Option<Timestamp>> =
-            futures::stream::iter(reads).buffer_unordered(READS).try_collect().await?;
+        // One that can't be read makes what is known older than it is, and seals nothing early.
+        let last_times: Vec<Option<Timestamp>> = futures::stream::iter(reads).buffer_unordered(READS).collect().await;
         // A broker may lag behind what another has said of the log's end.
         let mut all_are_known = ends.len() == self.site.partitions().len() && last_times.iter().all(Option::is_some);
         let mut newest = last_times.into_iter().flatten().max();
@@ -227,7 +247,9 @@ impl TimePlanner<'_> {
             let mut later = None;
             for (partition, answer) in found {
                 if let Lookup::At(offset) = answer {
-                    later = later.max(self.site.time_of(partition, offset).await?);
+                    let time = self.readable_time_of(partition, offset).await;
+                    all_are_known &= time.is_some();
+                    later = later.max(time);
                 }
             }
             match later {

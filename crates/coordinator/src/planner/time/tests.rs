@@ -274,6 +274,21 @@ async fn a_record_that_cannot_be_read_yet_begins_nothing() {
 }
 
 #[tokio::test]
+async fn a_partition_that_cannot_be_read_holds_up_no_other() {
+    let mut bench = Bench::hourly(3).await;
+    // One that can't be joined, one that is cut already, and one that is sound; and silence, for which all are looked at.
+    bench.append(P0, &[minute(600)]).await;
+    bench.append(P1, &[minute(600), minute(1_200)]).await;
+    bench.append(PartitionId(2), &[minute(600), minute(1_200)]).await;
+    bench.begin_at(P1, hour(5));
+    bench.silent_for(P1, IDLE_S);
+    bench.log.to.lock().unwrap().extend([(Call::BrokenRead, P0), (Call::BrokenRead, P1)]);
+    let cut = bench.cut(PartitionId(2)).await;
+    assert!(!cut.is_empty() && bench.through(PartitionId(2)) > hour(10), "{cut:?}");
+    assert!(!bench.cursors.contains_key(&P0));
+}
+
+#[tokio::test]
 async fn while_much_is_in_flight_only_windows_that_are_planned_in_part_are_cut() {
     let mut bench = Bench::hourly(2).await;
     for (partition, through) in [(P0, 5), (P1, 3)] {
