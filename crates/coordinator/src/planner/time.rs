@@ -42,8 +42,7 @@ pub struct TimePlanner<'a> {
 impl TimePlanner<'_> {
     /// What one step writes.
     pub async fn writes(&self, ends: &Ends, silent: &Silent, silence: &mut Silence) -> Result<Vec<Write>, TickError> {
-        let joins = self.new_cursors(ends, silent).await?;
-        let mut writes: Vec<Write> = Some(joins).filter(|write| !write.then.is_empty()).into_iter().collect();
+        let mut writes = self.new_cursors(ends, silent).await;
         let newest = self.newest(ends, silent, silence).await?;
         let windows = self.next_windows();
         let spec = &self.site.job.spec;
@@ -134,11 +133,11 @@ impl TimePlanner<'_> {
         Ok(write)
     }
 
-    /// The write that makes cursors of partitions that have none: where their first record lies, or, for one that stays empty, where the
+    /// The writes that make cursors of partitions that have none: where their first record lies, or, for one that stays empty, where the
     /// others begin.
-    async fn new_cursors(&self, ends: &Ends, silent: &Silent) -> Result<Write, TickError> {
+    async fn new_cursors(&self, ends: &Ends, silent: &Silent) -> Vec<Write> {
         let others = self.site.cursors.values().map(|cursor| cursor.value.sealed_through).min();
-        let mut write = Write::default();
+        let mut new = Vec::new();
         for (partition, bounds) in ends {
             if self.site.cursors.contains_key(partition) {
                 continue;
@@ -172,16 +171,21 @@ impl TimePlanner<'_> {
                 next_start: bounds.log_start,
                 pace: None,
             };
-            let key = keys::cursor(&self.site.job.name, *partition);
-            write.when.push(Compare::Absent(key.clone()));
-            write.then.push(Op::put(key, encode(&cursor)));
-            if write.then.len() >= NEW_CURSORS {
+            new.push((keys::cursor(&self.site.job.name, *partition), encode(&cursor)));
+            // What changes progress is one write at a time.
+            if self.site.progress.is_some() && new.len() >= NEW_CURSORS {
                 break;
             }
         }
-        if write.then.is_empty() {
-            return Ok(write);
-        }
+        new.chunks(NEW_CURSORS).map(|new| self.join(new)).collect()
+    }
+
+    /// The write that makes cursors.
+    fn join(&self, new: &[(String, Vec<u8>)]) -> Write {
+        let mut write = Write {
+            when: new.iter().map(|(key, _)| Compare::Absent(key.clone())).collect(),
+            then: new.iter().map(|(key, cursor)| Op::put(key.clone(), cursor.clone())).collect(),
+        };
         // Progress may have gone on since: a partition that joins behind it would be read by nobody. And last steps that
         // were planned without the partition, by a write that is still on its way, must not come after it: they compare
         // progress, too, which is put anew.
@@ -193,7 +197,7 @@ impl TimePlanner<'_> {
             }
             None => write.when.push(Compare::Absent(key)),
         }
-        Ok(write)
+        write
     }
 
     /// The timestamp of the record at an offset, if there is one that can be read. A partition that answers where it ends,
