@@ -3,10 +3,10 @@
 //! The format is fixed before the first row is sent and holds for the whole file. What could be read in two ways (is
 //! 02/10 in February or in October?) is never guessed.
 
-use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::fmt::strtime::BrokenDownTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::{Timestamp, Zoned};
 
 use super::cell::Raw;
 
@@ -103,12 +103,20 @@ impl Clock {
                 if let Ok(moment) = text.parse::<Timestamp>() {
                     return Ok((moment.as_microsecond(), Local::No));
                 }
+                // A local time that names its zone; as a DateTime it would be taken, and the name ignored.
+                if text.contains('[') {
+                    let zoned = text.parse::<Zoned>().map_err(|error| format!("{text:?}: {error}"))?;
+                    return Ok((zoned.timestamp().as_microsecond(), Local::No));
+                }
                 let local = text.parse::<DateTime>().map_err(|_| format!("{text:?} is no ISO 8601 time"))?;
                 self.local(local)
             }
             Format::Strptime(pattern) => {
                 let wrong = |error: jiff::Error| format!("{text:?} does not fit {pattern:?}: {error}");
                 let parsed = BrokenDownTime::parse(pattern, text).map_err(wrong)?;
+                if parsed.iana_time_zone().is_some() {
+                    return Ok((parsed.to_zoned().map_err(wrong)?.timestamp().as_microsecond(), Local::No));
+                }
                 match parsed.to_timestamp() {
                     Ok(moment) => Ok((moment.as_microsecond(), Local::No)),
                     Err(_) => self.local(parsed.to_datetime().map_err(wrong)?),
@@ -249,6 +257,16 @@ mod tests {
     fn an_offset_in_the_text_wins_over_the_zone() {
         let format = Some("%Y-%m-%d %H:%M:%S %z");
         assert_eq!(moment("America/Chicago", &text("2015-09-01 13:45:00 +0200"), format).0, "2015-09-01T11:45:00Z");
+    }
+
+    #[test]
+    fn a_zone_that_is_named_in_the_text_wins_too() {
+        let named = text("2026-07-01T12:00:00[America/New_York]");
+        assert_eq!(moment("UTC", &named, None), ("2026-07-01T16:00:00Z".to_owned(), Local::No));
+        let format = Some("%Y-%m-%d %H:%M %Q");
+        let named = text("2026-07-01 12:00 America/New_York");
+        assert_eq!(moment("UTC", &named, format), ("2026-07-01T16:00:00Z".to_owned(), Local::No));
+        assert!(clock("UTC").read(&text("2026-07-01T12:00:00[Mars/Base]"), &Format::Iso).is_err());
     }
 
     #[test]
