@@ -289,6 +289,23 @@ async fn all_parked_batches_of_a_wide_window_take_the_new_spec_in_one_write() {
     assert_eq!(old, 0, "or a window would be computed by two specs");
 }
 
+#[tokio::test]
+async fn all_parked_batches_of_a_very_wide_window_are_tried_again_or_given_up_at_once() {
+    let (_folder, api) = api();
+    create(&api, job("a"), "").await.unwrap();
+    let name = JobName::new("a").unwrap();
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let put: Vec<Op> = (0..300).map(|partition| parked(&name, start, partition)).collect();
+    for chunk in put.chunks(100) {
+        api.parts.meta.txn(Txn { when: vec![], then: chunk.to_vec() }).await.unwrap();
+    }
+    let window = format!("jobs/a/windows/{}", WindowId::Time(start));
+    let skip = v1::SkipWindowRequest { name: window, reason: "storm".to_owned(), validate_only: false };
+    assert_eq!(api.skip_window(Request::new(skip)).await.unwrap().into_inner().batches, 300);
+    let stored = api.parts.meta.list(&keys::batches(&name)).await.unwrap();
+    assert!(stored.items.iter().all(|item| String::from_utf8_lossy(&item.value).contains("storm")));
+}
+
 /// A leader may be looking at the job while its parked batches get the new spec: what it plans of the same window after
 /// that, by the spec of before, and what it has planned since the window was looked at, must not stand beside them.
 #[tokio::test]

@@ -284,31 +284,34 @@ impl Api {
     }
 
     /// Writes batches that are still as they were seen, and takes them from the workers that have them, if what else is
-    /// given holds, too; how many. Of very many the first: the others are left for when it is asked again.
+    /// given holds, too; how many. Very many in several transactions, in order; those that are of one only, since a new spec
+    /// is for all of them at once, are no more than fit.
     async fn write_batches(
         &self,
         mut txn: Txn,
         batches: Vec<(BatchRecord, &Versioned<BatchRecord>)>,
     ) -> Result<u32, Status> {
-        let mut count = 0;
         for (batch, before) in &batches {
             let key = keys::batch(&batch.id.job, batch.id.window, batch.id.part);
             let mut ops = vec![Op::put(key.clone(), encode(batch))];
             if let BatchState::Assigned { worker } = &before.value.state {
                 ops.push(Op::Delete { key: keys::assignment(worker, &batch.id) });
             }
-            // Batches of which none is assigned are written whole up to the limit: a new spec is for all of them at once.
             if txn.then.len() + ops.len() > MAX_TXN_OPS {
-                break;
+                self.expect_unchanged(std::mem::take(&mut txn)).await?;
             }
             txn.when.push(Compare::Modified(key, before.revision));
             txn.then.extend(ops);
-            count += 1;
         }
-        if count > 0 && !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
-            return Err(error(Code::Aborted, "CHANGED", "the window has changed meanwhile; try again"));
+        self.expect_unchanged(txn).await?;
+        Ok(batches.len() as u32)
+    }
+
+    async fn expect_unchanged(&self, txn: Txn) -> Result<(), Status> {
+        if txn.then.is_empty() || self.parts.meta.txn(txn).await.map_err(meta)?.applied {
+            return Ok(());
         }
-        Ok(count)
+        Err(error(Code::Aborted, "CHANGED", "the window has changed meanwhile; try again"))
     }
 
     /// The parts of a window that have a marker of a batch's revision: a worker may have died before it could say so.
