@@ -160,7 +160,7 @@ impl Gateway {
             info = self.topics.get(topic, &self.settings) => info?,
             () = self.clock.sleep(self.settings.answer_within) => return Err(self.too_late()),
         };
-        let (rows, late) = times::check(&batch, self.clock.now(), self.settings.max_skew, info.retention_ms);
+        let (rows, late) = times::check(&batch, self.clock.now(), self.settings.max_skew, &info);
         let (ticket, outcome) = ticket::Ticket::new(room.0);
         self.lanes.put(topic, info.partitions, &batch, &rows, &Arc::new(ticket));
         let refusals = batch.into_refusals().join(late);

@@ -115,6 +115,8 @@ fn producer(settings: &KafkaSettings, heard: &Heard) -> KafkaResult<FutureProduc
             ("linger.ms", "2"),
             ("message.timeout.ms", &timeout),
             ("queue.buffering.max.kbytes", "262144"),
+            // A topic that is gone must not come back by itself, with settings that nobody chose.
+            ("allow.auto.create.topics", "false"),
         ])
         .create_with_context(heard.clone())
 }
@@ -326,10 +328,14 @@ impl Log for KafkaLog {
             None => return Err(self.errors.unavailable(&"no answer about the topic's settings")),
         };
         let value = |key: &str| config.get(key).and_then(|entry| entry.value.as_deref());
+        // The largest number stands for no limit.
+        let limit = |key| value(key).and_then(|ms| ms.parse().ok()).filter(|ms| (0..i64::MAX).contains(ms));
         Ok(TopicInfo {
             id,
             partitions,
-            retention_ms: value("retention.ms").and_then(|ms| ms.parse().ok()).filter(|ms| *ms >= 0),
+            retention_ms: limit("retention.ms"),
+            max_behind_ms: limit("message.timestamp.before.max.ms"),
+            max_ahead_ms: limit("message.timestamp.after.max.ms"),
             compacted: value("cleanup.policy").is_some_and(|policy| policy.contains("compact")),
             append_time: value("message.timestamp.type") == Some("LogAppendTime"),
         })

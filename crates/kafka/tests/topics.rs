@@ -57,6 +57,26 @@ async fn compaction_append_time_and_retention_are_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_times_that_a_topic_takes_are_seen() {
+    let brokers =
+        std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");
+    let kafka = KafkaLog::connect(KafkaSettings::new(&brokers)).await.expect("Kafka answers");
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let name = TopicName::new(format!("test-{}", uuid::Uuid::new_v4())).unwrap();
+    let topic = NewTopic::new(name.as_str(), 1, TopicReplication::Fixed(1))
+        .set("message.timestamp.before.max.ms", "86400000")
+        .set("message.timestamp.after.max.ms", "9223372036854775807");
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    let info = described(&kafka, &name).await;
+    assert_eq!((info.max_behind_ms, info.max_ahead_ms), (Some(86_400_000), None));
+    let old = vec![Append { key: None, payload: "r".into(), timestamp: Timestamp::from_millis(1) }];
+    let refused = kafka.append(&name, PartitionId(0), old).await;
+    assert!(matches!(refused, Err(LogError::Refused(_))), "that is what the limit means: {refused:?}");
+    kafka.delete_topic(&name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_a_topic_has_just_got_takes_records_from_who_knew_the_topic_without_it() {
     let brokers =
         std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");

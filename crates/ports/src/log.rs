@@ -51,10 +51,22 @@ pub struct TopicInfo {
     pub partitions: i32,
     /// `None`: records are kept by time for ever.
     pub retention_ms: Option<i64>,
+    /// How far behind and ahead of the broker's clock a record's timestamp may be; `None`: as far as it likes. The broker
+    /// refuses records beyond it, together with those that are sent with them.
+    pub max_behind_ms: Option<i64>,
+    pub max_ahead_ms: Option<i64>,
     /// `cleanup.policy` contains `compact`: offsets vanish, so counting is impossible.
     pub compacted: bool,
     /// The log sets timestamps itself (`LogAppendTime`), so the time index is not of event time.
     pub append_time: bool,
+}
+
+impl TopicInfo {
+    /// A topic that keeps everything and takes every timestamp.
+    pub fn new(id: TopicId, partitions: i32) -> Self {
+        let (retention_ms, max_behind_ms, max_ahead_ms) = (None, None, None);
+        Self { id, partitions, retention_ms, max_behind_ms, max_ahead_ms, compacted: false, append_time: false }
+    }
 }
 
 /// First offset in the log and first offset not in it yet.

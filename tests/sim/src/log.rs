@@ -148,13 +148,7 @@ impl Log for SimLog {
         }
         log.made += 1;
         let id = TopicId::new(format!("topic-{}", log.made)).map_err(|error| LogError::Refused(error.to_string()))?;
-        let info = TopicInfo {
-            id,
-            partitions: new.partitions,
-            retention_ms: new.retention_ms,
-            compacted: false,
-            append_time: false,
-        };
+        let info = TopicInfo { retention_ms: new.retention_ms, ..TopicInfo::new(id, new.partitions) };
         let partitions = (0..new.partitions).map(|_| Partition::default()).collect();
         log.topics.insert(new.name.clone(), Topic { info, partitions });
         Ok(())

@@ -144,7 +144,7 @@ mod tests {
 
     fn info(retention: Option<&str>) -> TopicInfo {
         let retention_ms = retention.map(|text| text.parse::<Length>().unwrap().millis());
-        TopicInfo { id: TopicId::new("i").unwrap(), partitions: 1, retention_ms, compacted: false, append_time: false }
+        TopicInfo { retention_ms, ..TopicInfo::new(TopicId::new("i").unwrap(), 1) }
     }
 
     fn reasons(spec: &JobSpec, info: &TopicInfo) -> Vec<String> {

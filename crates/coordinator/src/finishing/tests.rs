@@ -88,7 +88,7 @@ fn sealed(through: &[i64], batches: &[(i64, i32)]) -> Store {
 fn step_over(store: &Store, partitions: i32) -> Write {
     let record = JobRecord { generation: 7, ..JobRecord::new(job(), spec(), at(0)) };
     let id = TopicId::new("i").unwrap();
-    let topic = TopicInfo { id, partitions, retention_ms: None, compacted: false, append_time: false };
+    let topic = TopicInfo::new(id, partitions);
     step(&store.view, &record, &hourly(), &topic)
 }
 

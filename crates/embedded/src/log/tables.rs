@@ -36,13 +36,7 @@ pub struct Topic {
 
 impl Topic {
     pub fn info(&self) -> TopicInfo {
-        TopicInfo {
-            id: self.id.clone(),
-            partitions: self.partitions,
-            retention_ms: self.retention_ms,
-            compacted: false,
-            append_time: false,
-        }
+        TopicInfo { retention_ms: self.retention_ms, ..TopicInfo::new(self.id.clone(), self.partitions) }
     }
 }
 

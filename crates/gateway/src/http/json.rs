@@ -338,3 +338,17 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Nested)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_number_is_read_as_the_one_that_was_written(value in proptest::num::f64::NORMAL) {
+            let text = format!("{value:?}");
+            let read = serde_json::from_str::<Scalar<'_>>(&text).unwrap();
+            proptest::prop_assert!(matches!(read, Scalar::F64(read) if read.to_bits() == value.to_bits()), "{value:?}");
+        }
+    }
+}

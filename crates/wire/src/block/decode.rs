@@ -1,5 +1,7 @@
 //! From the bytes of a record to columns.
 
+use std::collections::HashSet;
+
 use super::varint::{take, unzigzag};
 use super::{BLOCK_VERSION, BlockError, Decoded, DecodedColumn, MAX_ROWS, Sparse, Values};
 
@@ -162,8 +164,9 @@ impl<'a> RawBlock<'a> {
         let device_index = check_devices(&self.devices, self.device_index, rows)?;
         let seqs = check_seqs(self.seq_presence, self.seqs.values, rows)?;
         let mut columns: Vec<DecodedColumn<'a>> = Vec::with_capacity(self.columns.len());
+        let mut names = HashSet::with_capacity(self.columns.len());
         for raw in self.columns {
-            if columns.iter().any(|column| column.name == raw.name) {
+            if !names.insert(raw.name) {
                 return Err(inconsistent(format!("column {:?} is there twice", raw.name)));
             }
             columns.push(raw.check(rows)?);
