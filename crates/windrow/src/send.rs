@@ -243,6 +243,12 @@ async fn send(args: &Arc<SendArgs>, server: &str, plan: Arc<Plan>, report: &mut 
     drop(chunks);
     report.duplicate_times = reader.await?;
     sent.with_context(|| format!("{} of {} rows were sent and accepted", report.accepted, plan.rows))?;
+    ensure!(
+        report.sent == plan.rows,
+        "{} of {} rows were sent: a file has changed since it was checked; send it again",
+        report.sent,
+        plan.rows
+    );
     ensure!(report.refused == 0, "the gateway refused {} of {} rows", report.refused, report.sent);
     Ok(())
 }

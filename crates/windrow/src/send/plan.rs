@@ -195,16 +195,26 @@ impl Scan<'_> {
     }
 }
 
-/// Tells files apart: the upper half of all sequence numbers of a file. Rows that are appended later don't change it.
+/// Tells files apart: the upper half of all sequence numbers of a file. Only its name and what its first row holds count:
+/// rows and columns that are added to it later, or that other files have, don't change it.
 fn identity(input: &Input, mapping: &Mapping, first: &[Raw]) -> u64 {
+    let text = |at: usize| first[at].text().ok().flatten();
+    let columns = mapping.columns.iter().enumerate().map(|(at, name)| (name, text(at)));
+    let fields = mapping.fields.iter().map(|field| (&field.name, text(field.at)));
+    let mut cells: Vec<(&String, String)> =
+        columns.chain(fields).filter_map(|(name, text)| Some((name, text?))).collect();
+    cells.sort();
+    cells.dedup();
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update(text.as_bytes());
         hash.update([0]);
     };
     add(&input.path.file_name().unwrap_or_default().to_string_lossy());
-    mapping.fields.iter().for_each(|field| add(&field.name));
-    first.iter().for_each(|cell| add(&cell.text().ok().flatten().unwrap_or_default()));
+    for (name, text) in &cells {
+        add(name);
+        add(text);
+    }
     let digest = hash.finalize();
     u64::from(u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])) << 32
 }

@@ -22,7 +22,7 @@ pub enum Format {
 }
 
 /// Formats that people have, for advice.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 16] = [
     "%d/%m/%Y %H:%M",
     "%m/%d/%Y %H:%M",
     "%d/%m/%Y %H:%M:%S",
@@ -36,6 +36,8 @@ const KNOWN: [&str; 14] = [
     "%m/%d/%Y %I:%M:%S %p",
     "%Y/%m/%d %H:%M:%S",
     "%Y%m%d%H%M%S",
+    "%Y%m%d%H%M",
+    "%y%m%d%H%M%S",
     "%d-%b-%Y %H:%M:%S",
 ];
 
@@ -173,15 +175,18 @@ impl Clock {
         }
         let is_number = text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let digits = text.trim_start_matches('-').split('.').next().map_or(0, str::len);
+        let fits = |pattern: &&str| self.text(&text, &Format::Strptime((*pattern).to_owned())).is_ok();
+        let mut fitting: Vec<String> =
+            KNOWN.iter().copied().filter(fits).map(|p| format!("--time-format '{p}'")).collect();
         match digits {
+            // Milliseconds of before September 2001, or a date and a time without anything in between.
+            12 if is_number && !fitting.is_empty() => fitting.push("--time-format unix_ms".to_owned()),
             9 | 10 if is_number => return Ok(Format::Unix(1_000_000)),
             12 | 13 if is_number => return Ok(Format::Unix(1_000)),
             15 | 16 if is_number => return Ok(Format::Unix(1)),
             _ if !is_number && self.text(&text, &Format::Iso).is_ok() => return Ok(Format::Iso),
             _ => {}
         }
-        let fits = |pattern: &&str| self.text(&text, &Format::Strptime((*pattern).to_owned())).is_ok();
-        let fitting: Vec<String> = KNOWN.iter().copied().filter(fits).map(|p| format!("--time-format '{p}'")).collect();
         let advice = match fitting.len() {
             0 if is_number => {
                 "say what it counts: --time-format unix (seconds), unix_ms or unix_us; for seconds since \
@@ -227,6 +232,7 @@ mod tests {
             "1441115100000",
             "1441115100000000",
             "1441115100.0",
+            "2015-09-01T15:45+02:00",
         ] {
             assert_eq!(moment("UTC", &text(same), None).0, "2015-09-01T13:45:00Z", "{same}");
         }
@@ -240,6 +246,8 @@ mod tests {
         assert!(error.contains("'%d/%m/%Y %H:%M' or --time-format '%m/%d/%Y %H:%M'"), "{error}");
         let error = clock("UTC").detect(&text("22/10/2012 09:00")).unwrap_err();
         assert!(error.contains("does --time-format '%d/%m/%Y %H:%M' fit"), "{error}");
+        let error = clock("UTC").detect(&text("202603290130")).unwrap_err();
+        assert!(error.contains("choose --time-format '%Y%m%d%H%M' or --time-format unix_ms"), "{error}");
         assert!(clock("UTC").detect(&text("17.5")).unwrap_err().contains("--epoch"));
         assert!(clock("UTC").detect(&text("soon")).unwrap_err().contains("--time-format"));
     }

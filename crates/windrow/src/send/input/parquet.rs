@@ -46,11 +46,12 @@ fn plain(batch: &RecordBatch, column: &str) -> Result<Option<ArrayRef>, arrow::e
     let us = |zone: &Option<std::sync::Arc<str>>| DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
     let to = match to {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        // Whole numbers of many digits are ids or sequence numbers more often than not: as text they stay what they are.
+        DataType::Decimal128(_, ..=0) | DataType::Decimal256(_, ..=0) => DataType::Utf8,
+        DataType::UInt64 if cast(array, &DataType::Int64)?.null_count() > array.null_count() => DataType::Utf8,
         DataType::Float16 | DataType::Float32 | DataType::Decimal128(..) | DataType::Decimal256(..) => {
             DataType::Float64
         }
-        // Beyond i64 an unsigned number is not exact anyway; see `Seen::kind`.
-        DataType::UInt64 if cast(array, &DataType::Int64)?.null_count() > array.null_count() => DataType::Float64,
         kind if kind.is_integer() => DataType::Int64,
         DataType::Timestamp(_, zone) => us(zone),
         DataType::Date32 | DataType::Date64 => us(&None),

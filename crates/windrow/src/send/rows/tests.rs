@@ -103,6 +103,21 @@ fn row_numbers_are_the_same_whenever_a_file_is_sent_also_after_it_grew_and_no_tw
 }
 
 #[test]
+fn row_numbers_do_not_depend_on_other_files_nor_on_columns_that_come_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "t,v,w\n2015-01-01,1,x\n2015-01-02,2,y\n";
+    let file = write(folder.path(), "a.csv", text);
+    let before = seqs(&plan(std::slice::from_ref(&file), rules()).0);
+    let wider = write(folder.path(), "0.csv", "u,w,t,v\n5,z,2014-01-01,1\n");
+    assert_eq!(seqs(&plan(&[wider, file], rules()).0)[1..], before[..]);
+    let line = "{\"t\": \"2015-01-01\", \"v\": 1}\n";
+    let file = write(folder.path(), "a.ndjson", line);
+    let before = seqs(&plan(std::slice::from_ref(&file), rules()).0);
+    write(folder.path(), "a.ndjson", &format!("{line}{{\"a\": 2, \"t\": \"2015-01-02\"}}\n"));
+    assert_eq!(seqs(&plan(&[file], rules()).0)[..1], before[..]);
+}
+
+#[test]
 fn sequence_numbers_may_be_the_times_or_none() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), "a.csv", "t,v\n1969-12-31,1\n2015-01-01,1\n2015-01-01,2\n");
