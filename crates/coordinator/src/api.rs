@@ -70,13 +70,7 @@ impl Api {
 
     /// Everything of one job: its cursors stay out, since only the leader needs them.
     async fn job_view(&self, name: &JobName) -> Result<View, Status> {
-        // Progress first: what it calls planned is among the batches, or complete.
-        let progress = self.parts.meta.get(&keys::progress(name)).await.map_err(meta)?;
-        // Wishes before and after: one that came meanwhile is seen after, one that became batches meanwhile before.
-        let mut listing = self.parts.meta.list(&keys::wishes(name)).await.map_err(meta)?;
-        listing.items.extend(progress);
-        listing.items.extend(self.parts.meta.list(&keys::batches(name)).await.map_err(meta)?.items);
-        listing.items.extend(self.parts.meta.list(&keys::wishes(name)).await.map_err(meta)?.items);
+        let mut listing = view::plans(&*self.parts.meta, name).await.map_err(meta)?;
         listing.items.extend(self.parts.meta.get(&keys::problem(name)).await.map_err(meta)?);
         Ok(View::new(&listing))
     }
@@ -106,7 +100,10 @@ fn meta(cause: MetaError) -> Status {
 }
 
 fn store(cause: StoreError) -> Status {
-    error(Code::Unavailable, "STORE_UNAVAILABLE", cause.to_string())
+    match cause {
+        StoreError::Broken(_) | StoreError::NotFound(_) => error(Code::DataLoss, "DAMAGED", cause.to_string()),
+        _ => error(Code::Unavailable, "STORE_UNAVAILABLE", cause.to_string()),
+    }
 }
 
 /// A page of items by their keys; the token is the last key of the page before.

@@ -135,6 +135,19 @@ impl Site<'_> {
         self.first_of(partition, OffsetRange::new(offset, offset.next())).await
     }
 
+    /// The timestamp of the record at an offset, if there is one that can be read. A partition that answers where it ends,
+    /// but can't be read there, holds up no other.
+    async fn readable_time_of(&self, partition: PartitionId, offset: Offset) -> Option<Timestamp> {
+        self.time_of(partition, offset).await.unwrap_or_else(|error| {
+            self.left_out(partition, &error);
+            None
+        })
+    }
+
+    fn left_out(&self, partition: PartitionId, error: &LogError) {
+        tracing::warn!(job = %self.job.name, %partition, %error, "the partition can't be read; the others go on");
+    }
+
     async fn first_of(&self, partition: PartitionId, range: OffsetRange) -> Result<Option<Timestamp>, LogError> {
         let mut records = self.parts.log.read(self.name(), partition, range);
         match records.next().await.transpose() {

@@ -15,7 +15,7 @@ use windrow_protocol::plan::Part;
 use windrow_protocol::state::{BatchRecord, JobRecord, Task, keys};
 use windrow_protocol::{PartitionId, Revision, Timestamp, WindowId, paths};
 
-use crate::view::{View, encode};
+use crate::view::{self, View, encode};
 use crate::{Parts, TickError};
 
 /// Windows that one record tells of more than the one before it, and those within a run of empty ones that begins among
@@ -101,14 +101,8 @@ struct Keep {
 
 impl Keep {
     async fn of(parts: &Parts, job: &JobRecord, retention_us: i64, windows: &[WindowId]) -> Result<Self, TickError> {
-        // In this order nothing is missed: what progress calls planned is among the batches, or complete; wishes become
-        // batches, and batches leave wishes.
-        let progress = parts.meta.get(&keys::progress(&job.name)).await?;
-        let mut listing = parts.meta.list(&keys::wishes(&job.name)).await?;
-        listing.items.extend(parts.meta.list(&keys::batches(&job.name)).await?.items);
-        listing.items.extend(parts.meta.list(&keys::wishes(&job.name)).await?.items);
+        let mut listing = view::plans(&*parts.meta, &job.name).await?;
         listing.items.extend(parts.meta.list(&keys::specs(&job.name)).await?.items);
-        listing.items.extend(progress);
         let view = View::new(&listing);
         if view.unreadable(&job.name).is_some() {
             // It may be a batch of a newer version.

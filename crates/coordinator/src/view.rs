@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
-use windrow_ports::meta::{KeyValue, Listing};
+use windrow_ports::meta::{KeyValue, Listing, MetaError, MetaStore};
 use windrow_protocol::cut::Cursor;
 use windrow_protocol::plan::Part;
 use windrow_protocol::revise::WishId;
@@ -212,6 +212,20 @@ impl View {
     }
 }
 
+/// A job's progress, wishes and batches, listed one after the other in an order in which nothing is missed: what progress
+/// calls planned is among the batches, or complete. Wishes become batches, and batches leave wishes behind, so wishes are
+/// listed before and after them. Of one that has gone on meanwhile the one of before counts: what it has become since may
+/// not be among the batches.
+pub async fn plans(meta: &dyn MetaStore, job: &JobName) -> Result<Listing, MetaError> {
+    let progress = meta.get(&keys::progress(job)).await?;
+    let before = meta.list(&keys::wishes(job)).await?.items;
+    let batches = meta.list(&keys::batches(job)).await?.items;
+    // In a view the last of a key counts.
+    let mut listing = meta.list(&keys::wishes(job)).await?;
+    listing.items.extend(progress.into_iter().chain(before).chain(batches));
+    Ok(listing)
+}
+
 /// The job whose plans a key is part of.
 fn planned_job(key: &str) -> Option<JobName> {
     let mut segments = key.strip_prefix(ROOT)?.split('/');
@@ -231,7 +245,14 @@ pub fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use windrow_protocol::Timestamp;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use futures::stream::BoxStream;
+    use windrow_ports::meta::{Events, Op, Txn, TxnOutcome};
+    use windrow_protocol::revise::{Span, SpecRef};
+    use windrow_protocol::{BackfillName, Timestamp};
 
     use super::*;
 
@@ -276,6 +297,69 @@ mod tests {
         assert!(view.is_assigned(&assignment), "its worker has it all the same");
         view.delete(&assignment);
         assert!(!view.is_assigned(&assignment));
+    }
+
+    /// A store in which somebody writes after each listing of wishes.
+    #[derive(Debug)]
+    struct Meanwhile {
+        inner: Arc<dyn MetaStore>,
+        writes: Mutex<Vec<Txn>>,
+    }
+
+    #[async_trait]
+    impl MetaStore for Meanwhile {
+        async fn get(&self, key: &str) -> Result<Option<KeyValue>, MetaError> {
+            self.inner.get(key).await
+        }
+        async fn list(&self, prefix: &str) -> Result<Listing, MetaError> {
+            let listing = self.inner.list(prefix).await?;
+            let write = if prefix.contains("/revisions/") { self.writes.lock().unwrap().pop() } else { None };
+            if let Some(write) = write {
+                self.inner.txn(write).await?;
+            }
+            Ok(listing)
+        }
+        async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetaError> {
+            self.inner.txn(txn).await
+        }
+        fn watch(&self, prefix: &str, from: i64) -> BoxStream<'static, Result<Events, MetaError>> {
+            self.inner.watch(prefix, from)
+        }
+        async fn grant(&self, ttl: Duration) -> Result<i64, MetaError> {
+            self.inner.grant(ttl).await
+        }
+        async fn keep_alive(&self, lease: i64) -> Result<Duration, MetaError> {
+            self.inner.keep_alive(lease).await
+        }
+        async fn revoke(&self, lease: i64) -> Result<(), MetaError> {
+            self.inner.revoke(lease).await
+        }
+        async fn compact(&self, revision: i64) -> Result<(), MetaError> {
+            self.inner.compact(revision).await
+        }
+        async fn ping(&self) -> Result<(), MetaError> {
+            self.inner.ping().await
+        }
+    }
+
+    /// What is left to do of a wish is in the wish or among the batches, whenever they are listed.
+    #[tokio::test]
+    async fn a_wish_that_becomes_batches_while_a_job_is_listed_is_not_missed() {
+        let (_folder, parts) = crate::fixture::parts();
+        let (name, _) = job();
+        let id: WishId = WishId::Backfill(BackfillName::new("b").unwrap());
+        let at = |hours: i64| Timestamp::from_micros(hours * 3_600_000_000);
+        let spec = SpecRef { hash: "h".to_owned(), generation: 1 };
+        let wish = Wish::backfill(Span { from: at(0), until: at(9) }, spec, at(9));
+        let put = |wish: &Wish| Op::put(keys::wish(&name, &id), encode(wish));
+        parts.meta.txn(Txn { when: vec![], then: vec![put(&wish)] }).await.unwrap();
+        // All its windows are planned and run after the batches were listed: only the wish of before tells of them.
+        let done = Wish { next: at(9), ..wish.clone() };
+        let writes = Mutex::new(vec![Txn { when: vec![], then: vec![put(&done)] }]);
+        let meta = Meanwhile { inner: parts.meta.clone(), writes };
+        let view = View::new(&plans(&meta, &name).await.unwrap());
+        assert_eq!(view.revisions_pending(&name), 1);
+        assert_eq!(View::new(&plans(&meta, &name).await.unwrap()).revisions_pending(&name), 0, "once it is over");
     }
 
     fn keys_of_job(name: &JobName) -> String {

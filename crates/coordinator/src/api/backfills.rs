@@ -2,23 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status};
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
-use windrow_protocol::plan::Part;
 use windrow_protocol::revise::{self, Ground, Known, Span, SpecRef, Wish, WishId};
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
-use windrow_protocol::{BackfillName, JobName, PartitionId, WindowId, paths};
+use windrow_protocol::{BackfillName, JobName, PartitionId, Window, WindowId, paths};
 use windrow_storage::StoreError;
 use windrow_wire::convert;
 use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1::backfill_service_server::BackfillService;
 use windrow_wire::v1::{self, BackfillState};
 
-use super::windows::times;
+use super::windows::{is_in_part, times};
 use super::{Api, encode, job_name, meta, page, store};
 use crate::revising;
-use crate::view::{Versioned, View};
+use crate::view::{self, Versioned, View};
 
 /// Batches that a check lists.
 const MOST_LISTED: usize = 10_000;
@@ -118,12 +117,8 @@ fn backfill_name(name: &str) -> Result<(JobName, BackfillName), Status> {
 impl Api {
     async fn backfills(&self, job: &JobName) -> Result<Of, Status> {
         let job = self.job(job).await?.value;
-        // Wishes and progress before batches: what a wish calls planned is among the batches, or has ended.
-        let mut listing = self.parts.meta.list(&keys::wishes(&job.name)).await.map_err(meta)?;
-        listing.items.extend(self.parts.meta.get(&keys::progress(&job.name)).await.map_err(meta)?);
-        for prefix in [keys::batches(&job.name), keys::specs(&job.name)] {
-            listing.items.extend(self.parts.meta.list(&prefix).await.map_err(meta)?.items);
-        }
+        let mut listing = view::plans(&*self.parts.meta, &job.name).await.map_err(meta)?;
+        listing.items.extend(self.parts.meta.list(&keys::specs(&job.name)).await.map_err(meta)?.items);
         Ok(Of { view: View::new(&listing), job })
     }
 
@@ -182,24 +177,12 @@ impl Api {
             return Err(error(Code::FailedPrecondition, "NOTHING_TO_DO", message));
         }
         let id = WishId::Backfill(name.clone());
-        let (mut batches, mut batches_total) = (Vec::new(), 0);
-        if request.validate_only || self.reduce_came_or_went(&of) {
-            // One after the other: a long span has more markers than a memory should hold.
-            let mut all = std::pin::pin!(self.all_known(&of.job.name, &wish, windows));
-            while let Some((window, known)) = all.try_next().await.map_err(store)? {
-                self.expect_same_dataset(&of, &wish, window, &known)?;
-                for batch in self.planned(&of.job, &id, &wish, window, &known)? {
-                    batches_total += 1;
-                    if batches.len() < MOST_LISTED {
-                        batches.push(batch);
-                    }
-                }
-            }
+        if !request.validate_only && self.reduce_came_or_went(&of) {
+            self.preview(&of, &id, &wish, windows).await?;
+        } else if request.validate_only {
+            return self.preview(&of, &id, &wish, windows).await;
         }
         let backfill = Some(of.message(&name, &wish));
-        if request.validate_only {
-            return Ok(v1::CreateBackfillResponse { backfill, batches, batches_total });
-        }
         let key = keys::wish(&of.job.name, &id);
         let job = keys::job(&of.job.name);
         let mut then = of.make_room();
@@ -211,6 +194,46 @@ impl Api {
             return Err(error(Code::Aborted, "CHANGED", "the job has changed meanwhile; try again"));
         }
         Ok(v1::CreateBackfillResponse { backfill, batches: vec![], batches_total: 0 })
+    }
+
+    /// The batches that a backfill would run by what stands now. A window whose result is damaged is refused, and keeps no
+    /// other from being run; one whose first result is still to come is run after that.
+    async fn preview(
+        &self,
+        of: &Of,
+        id: &WishId,
+        wish: &Wish,
+        windows: Vec<WindowId>,
+    ) -> Result<v1::CreateBackfillResponse, Status> {
+        let (mut batches, mut batches_total, mut refused) = (Vec::new(), 0, wish.clone());
+        let flying = of.view.batches.get(&of.job.name);
+        let is_flying = |window| flying.is_some_and(|batches| batches.keys().any(|(other, _)| *other == window));
+        // One after the other: a long span has more markers than a memory should hold.
+        let mut all = std::pin::pin!(self.all_known(&of.job.name, wish, windows));
+        while let Some((window, known)) = all.next().await {
+            let known = match known {
+                Ok(known) => known,
+                Err(StoreError::NotFound(_)) if is_flying(window) => continue,
+                Err(cause @ (StoreError::NotFound(_) | StoreError::Broken(_))) => {
+                    let Some(start) = window.time() else { continue };
+                    refused.refuse(Window::new(start, start), format!("its result is damaged: {cause}"), 0);
+                    continue;
+                }
+                Err(cause) => return Err(store(cause)),
+            };
+            self.expect_same_dataset(of, wish, window, &known)?;
+            for batch in self.planned(&of.job, id, wish, window, &known)? {
+                batches_total += 1;
+                if batches.len() < MOST_LISTED {
+                    batches.push(batch);
+                }
+            }
+        }
+        let WishId::Backfill(name) = id else { return Ok(v1::CreateBackfillResponse::default()) };
+        // Nothing has been done of it yet.
+        let shown = Wish { refused: refused.refused, refusals: refused.refusals, ..wish.clone() };
+        let backfill = Some(of.message(name, &shown));
+        Ok(v1::CreateBackfillResponse { backfill, batches, batches_total })
     }
 
     /// The windows with markers that a span holds.
@@ -229,11 +252,8 @@ impl Api {
         job: &'a JobName,
         wish: &'a Wish,
         windows: Vec<WindowId>,
-    ) -> impl Stream<Item = Result<(WindowId, Known), StoreError>> + use<'a> {
-        let known = move |window| async move {
-            let known = revising::known(&self.parts.store, job, window, wish).await?;
-            Ok((window, known))
-        };
+    ) -> impl Stream<Item = (WindowId, Result<Known, StoreError>)> + use<'a> {
+        let known = move |window| async move { (window, revising::known(&self.parts.store, job, window, wish).await) };
         futures::stream::iter(windows).map(known).buffered(READS)
     }
 
@@ -305,7 +325,12 @@ impl Api {
                 BatchState::Assigned { .. } | BatchState::Committed(_) => false,
             };
             let all_wait = batches.iter().all(|batch| waits(&batch.value));
-            if is_in_part(&batches) || !all_wait || batches.len() > MAX_TXN_OPS || self.has_markers(&batches).await? {
+            let Some(first) = batches.first() else { continue };
+            if is_in_part(batches.iter().copied()) || !all_wait || batches.len() > MAX_TXN_OPS {
+                continue;
+            }
+            // What is committed is finished, or the next revision would find a marker of another plan in its place.
+            if !self.made(&first.value.id).await?.is_empty() {
                 continue;
             }
             let key = |batch: &BatchRecord| keys::batch(&batch.id.job, batch.id.window, batch.id.part);
@@ -315,20 +340,6 @@ impl Api {
         }
         Ok(taken)
     }
-}
-
-impl Api {
-    /// Whether one of a window's batches has its marker. What is committed is finished, or the next revision would find a
-    /// marker of another plan in its place.
-    async fn has_markers(&self, batches: &[&Versioned<BatchRecord>]) -> Result<bool, Status> {
-        let Some(first) = batches.first() else { return Ok(false) };
-        Ok(!self.made(&first.value.id).await?.is_empty())
-    }
-}
-
-/// Whether only some of a window's batches are planned yet: its last step comes with the last of them.
-fn is_in_part(batches: &[&Versioned<BatchRecord>]) -> bool {
-    !batches.iter().any(|batch| batch.value.id.part == Part::Finish)
 }
 
 fn exists(job: &JobName, name: &BackfillName) -> Status {
@@ -415,7 +426,11 @@ impl BackfillService for Api {
         let key = keys::wish(&of.job.name, &WishId::Backfill(backfill.clone()));
         // A window that is planned in part must be planned whole; after it, nothing more is.
         let flying = of.flying(&backfill);
-        let then = match flying.values().find(|batches| is_in_part(batches)).and_then(|batches| batches.first()) {
+        let then = match flying
+            .values()
+            .find(|batches| is_in_part(batches.iter().copied()))
+            .and_then(|batches| batches.first())
+        {
             None => Op::Delete { key: key.clone() },
             Some(batch) => {
                 let until = times(&batch.value).map_or(wish.value.next, |(_, end)| end);

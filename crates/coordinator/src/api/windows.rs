@@ -74,6 +74,11 @@ pub(super) fn times(record: &BatchRecord) -> Option<(Timestamp, Timestamp)> {
     }
 }
 
+/// Whether only some of a window's batches are planned yet: its last step comes with the last of them.
+pub(super) fn is_in_part<'a>(batches: impl IntoIterator<Item = &'a Versioned<BatchRecord>>) -> bool {
+    !batches.into_iter().any(|batch| batch.value.id.part == Part::Finish)
+}
+
 /// `jobs/{job}/windows/{window}`.
 fn window_name(name: &str) -> Result<(JobName, WindowId), Status> {
     let bad = || {
@@ -270,10 +275,8 @@ impl Api {
             when: vec![Compare::Modified(key.clone(), job.revision)],
             then: vec![Op::put(key, encode(&job.value))],
         };
-        let is_whole = batches.iter().any(|batch| batch.value.id.part == Part::Finish);
-        let Some(window) = batches.first().map(|batch| batch.value.id.window).filter(|_| !is_whole) else {
-            return Ok(fence);
-        };
+        let Some(first) = batches.first().filter(|_| is_in_part(batches)) else { return Ok(fence) };
+        let window = first.value.id.window;
         let cursors = View::new(&self.parts.meta.list(&keys::cursors(name)).await.map_err(meta)?).cursors;
         for partition in cursors.get(name).into_iter().flatten().map(|(partition, _)| Part::Partition(*partition)) {
             if batches.iter().all(|batch| batch.value.id.part != partition) {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use futures::{FutureExt, StreamExt};
-use windrow_ports::LogError;
 use windrow_ports::log::Bounds;
 use windrow_ports::meta::{Compare, Op};
 use windrow_protocol::cut::{
@@ -108,7 +107,7 @@ impl TimePlanner<'_> {
             let (lateness, bound) = (self.site.job.spec.lateness, self.site.job.spec.time_bound());
             let skip = match next_record {
                 NextRecord::At(Lookup::At(offset)) => {
-                    let time = self.readable_time_of(partition, offset).await;
+                    let time = self.site.readable_time_of(partition, offset).await;
                     time.map(|time| skip_to(&self.calendar, lateness, bound, time))
                 }
                 NextRecord::None { newest: Some(newest), now } => {
@@ -145,7 +144,7 @@ impl TimePlanner<'_> {
             let first = match self.site.first_time(*partition, bounds).await {
                 Ok(first) => first,
                 Err(error) => {
-                    self.left_out(*partition, &error);
+                    self.site.left_out(*partition, &error);
                     continue;
                 }
             };
@@ -200,19 +199,6 @@ impl TimePlanner<'_> {
         write
     }
 
-    /// The timestamp of the record at an offset, if there is one that can be read. A partition that answers where it ends,
-    /// but can't be read there, holds up no other.
-    async fn readable_time_of(&self, partition: PartitionId, offset: Offset) -> Option<Timestamp> {
-        self.site.time_of(partition, offset).await.unwrap_or_else(|error| {
-            self.left_out(partition, &error);
-            None
-        })
-    }
-
-    fn left_out(&self, partition: PartitionId, error: &LogError) {
-        tracing::warn!(job = %self.site.job.name, %partition, %error, "the partition can't be read; the others go on");
-    }
-
     /// The latest record timestamp over all partitions, needed only where one may be idle. The last record of a
     /// partition is near it; from there look-ups climb.
     async fn newest(
@@ -235,7 +221,7 @@ impl TimePlanner<'_> {
         for (partition, bounds) in ends {
             if bounds.log_start < bounds.high_watermark {
                 let last = Offset(bounds.high_watermark.0 - 1);
-                reads.push(self.readable_time_of(*partition, last).boxed());
+                reads.push(self.site.readable_time_of(*partition, last).boxed());
             }
         }
         // One that can't be read makes what is known older than it is, and seals nothing early.
@@ -251,7 +237,7 @@ impl TimePlanner<'_> {
             let mut later = None;
             for (partition, answer) in found {
                 if let Lookup::At(offset) = answer {
-                    let time = self.readable_time_of(partition, offset).await;
+                    let time = self.site.readable_time_of(partition, offset).await;
                     all_are_known &= time.is_some();
                     later = later.max(time);
                 }

@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::{FutureExt, StreamExt, TryStreamExt};
-use windrow_ports::LogError;
+use futures::{FutureExt, StreamExt};
 use windrow_ports::meta::{Compare, Op};
 use windrow_protocol::cut::Cursor;
 use windrow_protocol::plan::{Part, SealedBy};
@@ -131,15 +130,15 @@ impl VolumePlanner<'_> {
             }
             let first = start.max(bounds.log_start);
             let look = async move {
-                let time = match self.until.within {
-                    Some(_) => self.site.time_of(*partition, first).await?,
+                let time = match self.until.within.map(|_| self.site.time_of(*partition, first)) {
                     None => None,
+                    Some(time) => time.await.map_err(|error| self.site.left_out(*partition, &error)).ok()?,
                 };
-                Ok::<_, LogError>(self.new_batch(*partition, &cursor.value, bounds.log_start, time))
+                self.new_batch(*partition, &cursor.value, bounds.log_start, time)
             };
             reads.push(look.boxed());
         }
-        let new: Vec<Option<Candidate>> = futures::stream::iter(reads).buffered(READS).try_collect().await?;
+        let new: Vec<Option<Candidate>> = futures::stream::iter(reads).buffered(READS).collect().await;
         Ok(new.into_iter().flatten().collect())
     }
 

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use windrow_protocol::marker::Marker;
-use windrow_protocol::plan::BatchId;
+use windrow_protocol::plan::{BatchId, Part};
 use windrow_protocol::{Revision, Timestamp};
 
 use super::*;
@@ -85,4 +85,36 @@ async fn a_window_with_a_marker_is_finished_though_its_backfill_is_cancelled() {
     let world = World::new().await;
     world.commit().await;
     assert_eq!(world.cancel().await, (0, 2), "the next backfill would find this marker in the place of its own");
+}
+
+/// What a dry run of a backfill over the window lists, and what it says is refused.
+async fn preview(world: &World) -> (u64, Vec<String>) {
+    let at = world.window.time().unwrap();
+    let backfill = v1::Backfill {
+        from_time: Some(convert::timestamp(at)),
+        until_time: Some(convert::timestamp(at.plus_micros(3_600_000_000))),
+        ..Default::default()
+    };
+    let parent = format!("jobs/{}", world.job);
+    let backfill_id = "other".to_owned();
+    let request = v1::CreateBackfillRequest { parent, backfill_id, backfill: Some(backfill), validate_only: true };
+    let answer = world.api.create_backfill(Request::new(request)).await.unwrap().into_inner();
+    let refusals = answer.backfill.unwrap().refusals;
+    (answer.batches_total, refusals.into_iter().map(|refusal| refusal.reason).collect())
+}
+
+#[tokio::test]
+async fn a_window_that_is_complete_in_part_keeps_no_other_from_being_listed() {
+    let world = World::new().await;
+    world.commit().await;
+    let through = world.window.time().unwrap().plus_micros(3_600_000_000);
+    let progress = Progress { origin: Timestamp::MIN, finish_planned_through: through, windows_complete: 0 };
+    let meta = &world.api.parts.meta;
+    let then = vec![Op::put(keys::progress(&world.job), encode(&progress))];
+    meta.txn(Txn { when: vec![], then }).await.unwrap();
+    assert_eq!(preview(&world).await, (0, vec![]), "it is run again when its batches are done");
+    let gone = Op::DeletePrefix { prefix: keys::batches(&world.job) };
+    meta.txn(Txn { when: vec![], then: vec![gone] }).await.unwrap();
+    let (batches, refused) = preview(&world).await;
+    assert!(batches == 0 && refused.len() == 1 && refused[0].contains("damaged"), "{refused:?}");
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::Parts;
 use crate::dispatch::tests::{Store, job, record};
 use crate::dispatch::volume::tests::open_window;
-use crate::fixture;
+use crate::fixture::{self, Call, Deaf};
 use crate::planner::{Cursors, InFlight, Silence};
 use windrow_protocol::duration::Length;
 
@@ -192,6 +192,19 @@ async fn offsets_that_retention_took_before_they_were_planned_are_in_the_plan() 
     bench.step().await;
     let Task::Map(plan) = &bench.batch().task else { panic!("a map") };
     assert_eq!((plan.owned.start, plan.lost), (Offset(0), Some(OffsetRange::new(Offset(0), Offset(2)))));
+}
+
+/// That its first record can't be read is its own affair: the step goes on, and so do others' windows.
+#[tokio::test]
+async fn a_partition_that_can_not_be_read_holds_up_no_other() {
+    let mut bench = Bench::new(r#""readings": 100, "within": "1h""#).await;
+    bench.append(&[0]).await;
+    let log = Deaf::new(bench.parts.log.clone());
+    log.to.lock().unwrap().push((Call::BrokenRead, P0));
+    bench.parts.log = log.clone();
+    assert_eq!(bench.step().await, 0);
+    log.to.lock().unwrap().clear();
+    assert_eq!(bench.step().await, 1);
 }
 
 #[tokio::test]
