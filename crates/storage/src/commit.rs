@@ -50,8 +50,13 @@ impl Store {
             let path = paths::expired(job, newest);
             match self.get(&path).await {
                 Ok(bytes) => {
-                    let broken = |error: serde_json::Error| StoreError::Broken(format!("{path}: {error}"));
-                    return Ok(Some((newest, serde_json::from_slice(&bytes).map_err(broken)?)));
+                    let broken = |what: String| StoreError::Broken(format!("{path}: {what}"));
+                    let record: Expired = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+                    if record.version > MARKER_VERSION {
+                        let known = format!("version {}; this program knows {MARKER_VERSION}", record.version);
+                        return Err(broken(known));
+                    }
+                    return Ok(Some((newest, record)));
                 }
                 // Another one has taken its place meanwhile.
                 Err(StoreError::NotFound(_)) => {}

@@ -12,8 +12,7 @@ use crate::store::Moves;
 use crate::{Store, StoreError};
 
 /// How long one copy of a file may take within the store before it is asked for again. Answers come at the end, so it is
-/// far more than the client's 30 s for all else: several files of half a
-/// gigabyte may be copied at once.
+/// far more than the client's 30 s for all else: several files of half a gigabyte may be copied at once.
 const COPY_TIMEOUT: &str = "2m";
 
 /// How to reach an S3 service. Everything that is absent is taken from the AWS environment variables or instance role.

@@ -161,7 +161,11 @@ impl Store {
         staged: &str,
         path: &str,
     ) -> Result<Option<FileEntry>, StoreError> {
-        self.inner.copy(&Path::from(file.path.as_str()), &Path::from(staged)).await?;
+        let client = match &self.moves {
+            Moves::Copy(client) => client,
+            Moves::Rename => &self.inner,
+        };
+        client.copy(&Path::from(file.path.as_str()), &Path::from(staged)).await?;
         if self.sha256(staged).await? != file.sha256 {
             return Ok(None);
         }

@@ -38,7 +38,7 @@ const UNFIT_BYTES: usize = 4 * 1024 * 1024;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reasons that a marker repeats for people.
-const MAX_REASONS: usize = 10;
+pub const MAX_REASONS: usize = 10;
 
 /// Batches that are ready.
 #[derive(Debug, Default)]

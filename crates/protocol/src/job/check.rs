@@ -57,6 +57,8 @@ const MAX_COLUMNS: usize = 1_000;
 /// The longest SQL text, in bytes. A job must fit an etcd request (1.5 MiB) several times over.
 const MAX_SQL_BYTES: usize = 64 * 1024;
 
+const DAY_MS: i64 = 86_400_000;
+
 impl JobFile {
     /// Everything that is wrong with the file, in the order of its fields.
     pub fn check(&self, limits: Limits) -> Vec<Violation> {
@@ -81,6 +83,16 @@ impl JobSpec {
             let meant = closest(&self.window.time_zone, zones).map(|name| format!("; did you mean {name}?"));
             let message = format!("{error}{}", meant.unwrap_or_default());
             violations.push(Violation::new("spec.window.timeZone", "UNKNOWN_TIME_ZONE", message));
+        } else if let Every::Fixed(length) = self.window.every
+            && length.millis() % DAY_MS == 0
+            && self.window.time_zone != "UTC"
+        {
+            let WindowSpec { every, time_zone, .. } = &self.window;
+            let message = format!(
+                "windows of {every} begin at midnight UTC, wherever the zone is; write every: day (or week, month) for those of \
+                 {time_zone}, or remove timeZone"
+            );
+            violations.push(Violation::new("spec.window.timeZone", "NOT_APPLICABLE", message));
         }
         self.check_shifts(&mut violations);
         self.check_volume(&mut violations);

@@ -58,6 +58,23 @@ fn each_mistake_is_named_with_its_path() {
     );
 }
 
+/// Whoever writes a zone means its days.
+#[test]
+fn days_of_a_zone_are_not_lengths() {
+    let mut job = congestion();
+    let mut refused = |every: &str, zone: &str| {
+        (job.spec.window.every, job.spec.window.time_zone) = (every.parse().unwrap(), zone.to_owned());
+        reasons(&job)
+    };
+    for every in ["1d", "24h", "7d"] {
+        assert_eq!(refused(every, "Europe/Berlin"), ["spec.window.timeZone NOT_APPLICABLE"]);
+        assert_eq!(refused(every, "UTC"), [""; 0]);
+    }
+    for every in ["1h", "day", "week"] {
+        assert_eq!(refused(every, "Europe/Berlin"), [""; 0]);
+    }
+}
+
 #[test]
 fn the_hash_changes_with_what_is_computed_and_with_nothing_else() {
     let (job, mut other) = (congestion(), congestion());

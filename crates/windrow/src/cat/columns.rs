@@ -14,7 +14,14 @@ pub fn union(schemas: impl IntoIterator<Item = SchemaRef>) -> SchemaRef {
         for field in schema.fields() {
             match fields.iter_mut().find(|known| known.name() == field.name()) {
                 Some(known) if known.data_type() == field.data_type() => {}
-                Some(known) => *known = Field::new(known.name(), DataType::Utf8, true),
+                Some(known) => {
+                    // As text, bytes that are none would be NULL.
+                    let are_bytes = [known.data_type(), field.data_type()]
+                        .iter()
+                        .all(|kind| matches!(kind, DataType::Utf8 | DataType::Binary));
+                    let kind = if are_bytes { DataType::Binary } else { DataType::Utf8 };
+                    *known = Field::new(known.name(), kind, true);
+                }
                 None => fields.push(field.as_ref().clone().with_nullable(true)),
             }
         }

@@ -99,10 +99,12 @@ pub async fn run(args: Args) -> Result<()> {
                     let text = || format!("job/{name}: {said_now}");
                     return output::print(args.job.output.output, &jobs::value(&job), std::slice::from_ref(name), text);
                 }
-                if status.batches_failed > 0
-                    && let Some(window) = hopeless(&client, &args).await.map_err(said)?
-                {
-                    bail!(parked(&args, &window));
+                if status.batches_failed > 0 {
+                    match hopeless(&client, &args).await {
+                        Ok(Some(window)) => bail!(parked(&args, &window)),
+                        Err(status) if status.code() != Code::Unavailable => return Err(said(status)),
+                        Ok(None) | Err(_) => {}
+                    }
                 }
                 said_now
             }

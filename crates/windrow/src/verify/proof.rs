@@ -6,7 +6,7 @@ use anyhow::Result;
 use windrow_protocol::marker::{Committed, Complete, Expired, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
-use windrow_protocol::{JobName, Ledger, PartitionId, Revision, Timestamp, WindowId, audit, paths};
+use windrow_protocol::{JobName, Ledger, PartitionId, Revision, Timestamp, TopicId, TopicName, WindowId, audit, paths};
 use windrow_storage::{Object, Store, StoreError};
 
 use super::{Ends, State, revisions};
@@ -41,6 +41,8 @@ pub struct Report {
     pub(super) settled: Timestamp,
     /// Windows that begin before this are complete, as the job itself has said: all of their first results is published.
     pub(super) over: Option<Timestamp>,
+    /// The ids of topics of now, as far as they were asked for.
+    topics: BTreeMap<TopicName, Option<TopicId>>,
 }
 
 /// Up to where all windows are complete, by their markers alone.
@@ -235,7 +237,15 @@ impl Report {
         // One before it may be parked.
         let first_may_come = first.plan.window.volume.is_none() && first.plan.window.end > self.settled;
         let Some(log) = ends.of(&last.plan.topic, partition).await? else { return Ok(()) };
-        if ends.is_another(&last.plan).await? {
+        let topic_id = match self.topics.get(&last.plan.topic) {
+            Some(id) => id.clone(),
+            None => {
+                let id = ends.topic_id(&last.plan.topic).await?;
+                self.topics.insert(last.plan.topic.clone(), id.clone());
+                id
+            }
+        };
+        if topic_id.is_some_and(|id| id != last.plan.topic_id) {
             self.findings.push(format!(
                 "partition {partition}: topic {} was deleted and made again since; what of it was not read is lost",
                 last.plan.topic

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use tonic::Code;
 use windrow_ports::{Log, LogError};
-use windrow_protocol::{Offset, OffsetRange, PartitionId, Plan, Timestamp, TopicId, TopicName};
+use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicId, TopicName};
 use windrow_storage::Store;
 use windrow_wire::convert;
 
@@ -27,30 +27,32 @@ pub enum Ends {
 impl Ends {
     /// First offset of a partition, and the first that is not there yet; `None` if nobody knows.
     pub async fn of(&self, topic: &TopicName, partition: PartitionId) -> Result<Option<OffsetRange>> {
+        // A topic, or a partition, that the log does not have holds nothing.
+        let nothing = OffsetRange::new(Offset(0), Offset(0));
         match self {
             Self::Log(log) => {
-                let bounds = log.bounds(topic, &[partition]).await?.into_iter().next().transpose()?;
-                Ok(bounds.map(|bounds| OffsetRange::new(bounds.log_start, bounds.high_watermark)))
+                let bounds = log.bounds(topic, &[partition]).await;
+                match bounds.and_then(|bounds| bounds.into_iter().next().transpose()) {
+                    Ok(bounds) => Ok(bounds.map(|bounds| OffsetRange::new(bounds.log_start, bounds.high_watermark))),
+                    Err(LogError::NoTopic(_)) => Ok(Some(nothing)),
+                    Err(error) => Err(error.into()),
+                }
             }
-            // A partition that the coordinator's log does not have holds nothing.
-            Self::Told(ends, _) => {
-                let nothing = OffsetRange::new(Offset(0), Offset(0));
-                Ok(Some(ends.get(&partition).copied().unwrap_or(nothing)))
-            }
+            Self::Told(ends, _) => Ok(Some(ends.get(&partition).copied().unwrap_or(nothing))),
             Self::Unknown(_) => Ok(None),
         }
     }
 
-    /// Whether the topic is another one by now than that of a plan, under the same name.
-    pub async fn is_another(&self, plan: &Plan) -> Result<bool> {
+    /// The id of the topic of now; `None` if nobody knows, or there is none.
+    pub async fn topic_id(&self, topic: &TopicName) -> Result<Option<TopicId>> {
         match self {
-            Self::Log(log) => match log.topic(&plan.topic).await {
-                Ok(info) => Ok(info.id != plan.topic_id),
-                Err(LogError::NoTopic(_)) => Ok(false),
+            Self::Log(log) => match log.topic(topic).await {
+                Ok(info) => Ok(Some(info.id)),
+                Err(LogError::NoTopic(_)) => Ok(None),
                 Err(error) => Err(error.into()),
             },
-            Self::Told(_, id) => Ok(id.as_ref().is_some_and(|id| *id != plan.topic_id)),
-            Self::Unknown(_) => Ok(false),
+            Self::Told(_, id) => Ok(id.clone()),
+            Self::Unknown(_) => Ok(None),
         }
     }
 }

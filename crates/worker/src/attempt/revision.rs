@@ -11,17 +11,12 @@ use windrow_protocol::{Ledger, Offset, OffsetRange, Revision, revise};
 use super::staging::{Before, Staged};
 use super::{AttemptError, Run, rows_of};
 use crate::compute::Computed;
+use crate::intake::MAX_REASONS;
 
 impl Run<'_> {
     /// Runs the map of a revision, or carries forward what stands.
     pub(super) async fn revise(&self, plan: &Plan, revises: &Revises) -> Result<Staged, AttemptError> {
-        let base = match revises.base {
-            None => {
-                self.expect_none_before(plan).await?;
-                None
-            }
-            Some(revision) => Some(self.marker_before(plan, revision).await?),
-        };
+        let base = self.before(plan, revises.base).await?;
         let log_start = match self.log_start(plan).await {
             // Whoever gives a revision up may do so because its topic is gone.
             Err(AttemptError::Park(_)) if self.skip.is_some() => Offset(i64::MAX),
@@ -41,22 +36,20 @@ impl Run<'_> {
         self.carry(plan, base, log_start, lost.unwrap_or(nothing)).await
     }
 
-    /// A partition that had nothing for the window has no first result. One that has was not seen by whoever planned this.
-    async fn expect_none_before(&self, plan: &Plan) -> Result<(), AttemptError> {
-        let path = paths::marker(&self.id.job, self.id.window, Part::Partition(plan.partition), Revision::default());
-        match self.tools.store.read_marker::<Marker>(&path).await? {
-            None => Ok(()),
-            Some(_) => Err(AttemptError::Park(format!(
+    /// The marker of the result that a revision is to replace. A partition that had nothing for the window has none; if
+    /// one stands all the same, it was not seen by whoever planned this.
+    async fn before(&self, plan: &Plan, base: Option<Revision>) -> Result<Option<Marker>, AttemptError> {
+        let (partition, revision) = (Part::Partition(plan.partition), base.unwrap_or_default());
+        let path = paths::marker(&self.id.job, self.id.window, partition, revision);
+        let marker = self.tools.store.read_marker::<Marker>(&path).await?;
+        match (base, &marker) {
+            (None, None) | (Some(_), Some(_)) => Ok(marker),
+            (Some(_), None) => Err(AttemptError::Retry(format!("marker {path}, which is to be revised, is not there"))),
+            (None, Some(_)) => Err(AttemptError::Park(format!(
                 "{path} stands, but the revision was planned as if it did not: the coordinator looks into another store, \
                  or did. Nothing was changed"
             ))),
         }
-    }
-
-    async fn marker_before(&self, plan: &Plan, revision: Revision) -> Result<Marker, AttemptError> {
-        let path = paths::marker(&self.id.job, self.id.window, Part::Partition(plan.partition), revision);
-        let missing = || AttemptError::Retry(format!("marker {path}, which is to be revised, is not there"));
-        self.tools.store.read_marker::<Marker>(&path).await?.ok_or_else(missing)
     }
 
     async fn compute_anew(&self, plan: &Plan, base: Option<Marker>) -> Result<Staged, AttemptError> {
@@ -94,6 +87,7 @@ impl Run<'_> {
         let staged = async move {
             let Computed { outputs, ledger, quarantine_reasons, .. } = work.run().await?;
             let (mut files, mut before, mut skipped) = (carried.clone(), Ledger::default(), None);
+            let (mut reasons, mut absent) = (Vec::new(), Vec::new());
             let sides =
                 outputs.into_iter().filter(|(dataset, _)| matches!(dataset, Dataset::Late | Dataset::Quarantine));
             let here = Before { revision: Revision::default(), files: carried };
@@ -106,10 +100,20 @@ impl Run<'_> {
                 // What is damaged stays named by this marker, too.
                 files.extend(staging.keep(Some(&data)).await?.0);
                 (before, skipped) = (base.ledger, base.skipped);
+                (reasons, absent) = (base.quarantine_reasons, base.absent);
             }
             let ledger = before.plus(&ledger);
             ledger.check().map_err(AttemptError::Park)?;
-            Ok(Staged { files, quarantine_reasons, carried: Some(lost), skipped, ..Staged::nothing(ledger) })
+            reasons.extend(quarantine_reasons);
+            reasons.truncate(MAX_REASONS);
+            Ok(Staged {
+                files,
+                quarantine_reasons: reasons,
+                absent,
+                carried: Some(lost),
+                skipped,
+                ..Staged::nothing(ledger)
+            })
         };
         self.run_apart(staged).await
     }

@@ -131,7 +131,9 @@ async fn what_is_beyond_the_reach_is_set_aside() {
 async fn a_result_whose_readings_the_log_has_dropped_stays_and_the_late_ones_are_set_aside() {
     let cluster = Cluster::new(1).await;
     let (_coordinator, worker) = (cluster.coordinator("a"), cluster.worker("w1", GRACE));
-    cluster.apply(amending()).await;
+    let mut job = serde_json::to_value(amending()).unwrap();
+    job["source"]["values"]["pressure"] = "f64".into();
+    cluster.apply(serde_json::from_value(job).unwrap()).await;
     cluster.write(0, "a", 0, 0).await;
     cluster.write(0, "a", 75, 1).await;
     cluster.settled().await;
@@ -145,6 +147,7 @@ async fn a_result_whose_readings_the_log_has_dropped_stays_and_the_late_ones_are
     let marker = cluster.markers().await.remove(&(PartitionId(0), hour(0))).unwrap().pop().unwrap();
     assert_eq!((marker.ledger.kept, marker.ledger.late, marker.ledger.amended), (10, 10, 0));
     assert!(marker.carried.is_some());
+    assert_eq!(marker.absent, ["pressure"], "what is known of the result is still known");
     let late = cluster.store.list(&paths::dataset(&cluster.job, Dataset::Late)).await.unwrap();
     assert!(late.len() == 1 && late[0].path.contains(&format!("window={}", hour(0))), "{late:?}");
     assert_eq!(cluster.ledger(true).await.1, 10, "nothing is lost");
