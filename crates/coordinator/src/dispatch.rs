@@ -12,7 +12,7 @@ use windrow_protocol::state::{Assignment, BatchRecord, BatchState, Outcome, Prog
 use windrow_protocol::{JobName, Revision, Timestamp, WorkerId};
 
 use crate::planner::Write;
-use crate::scheduler::{Queue, Waiting};
+use crate::scheduler::{Queue, Turns, Waiting};
 use crate::view::{Versioned, View, encode};
 use crate::{outcomes, scheduler};
 
@@ -159,7 +159,8 @@ impl Settling<'_> {
 const AHEAD: u32 = 256;
 
 /// The write that hands out what waits to workers that have room; empty when nothing waits or nobody has room.
-pub fn assign(view: &View, now: Timestamp) -> Write {
+pub fn assign(view: &View, turns: &mut Turns, now: Timestamp) -> Write {
+    turns.keep(|job| view.jobs.contains_key(job));
     let mut free = free_slots(view);
     let room: u32 = free.values().sum();
     let mut write = Write::default();
@@ -180,7 +181,9 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
             let waiting = ready.map(|batch| Waiting { batch, home: home(view, &batch.value.task) }).collect();
             Queue { running: running.get(job).copied().unwrap_or(0), waiting }
         };
-        view.running().map(of).collect::<Vec<Queue<_>>>()
+        let mut jobs: Vec<_> = view.running().collect();
+        jobs.sort_by_key(|(job, _)| turns.of(job));
+        jobs.into_iter().map(of).collect::<Vec<Queue<_>>>()
     };
     let first = scheduler::solve(scheduler::Problem { free: free.clone(), queues: waiting(false, room) });
     // What is run again takes the room that first results leave.
@@ -189,13 +192,16 @@ pub fn assign(view: &View, now: Timestamp) -> Write {
     }
     let queues = waiting(true, free.values().sum());
     let again = scheduler::solve(scheduler::Problem { free, queues });
+    let mut given = Vec::new();
     for (batch, worker) in first.into_iter().chain(again) {
         if write.when.len() + 3 > MOST || write.is_large() {
             break;
         }
         let Some(holder) = view.workers.get(&worker) else { continue };
         hand(view, batch, &holder.value, holder.revision, &mut write);
+        given.push(&batch.value.id.job);
     }
+    given.into_iter().for_each(|job| turns.took(job));
     write
 }
 
@@ -280,3 +286,5 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
 mod homes;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod turns;

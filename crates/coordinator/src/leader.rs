@@ -15,6 +15,7 @@ use crate::janitor::Janitor;
 use crate::looks::{Looked, Looks};
 use crate::mirror::Mirror;
 use crate::planner::Write;
+use crate::scheduler::Turns;
 use crate::view::{Versioned, View, encode};
 use crate::{Parts, Settings, TickError, dispatch, finishing};
 
@@ -141,8 +142,9 @@ impl Leader<'_> {
     async fn follow(&self, looks: &mut Looks) -> Result<(), TickError> {
         let clock = self.parts.clock.clone();
         let mut mirror = Mirror::load(self.parts.meta.clone(), clock.clone()).await?;
+        let mut turns = Turns::default();
         loop {
-            self.dispatch(&mut mirror).await?;
+            self.dispatch(&mut mirror, &mut turns).await?;
             self.remove_deleted(&mut mirror).await?;
             self.note_unreadable(mirror.view()).await?;
             looks.begin(self.parts, mirror.view(), self.settings.max_in_flight);
@@ -164,10 +166,11 @@ impl Leader<'_> {
     }
 
     /// Settles and hands out until nothing is left to do.
-    async fn dispatch(&self, mirror: &mut Mirror) -> Result<(), TickError> {
-        for decide in [dispatch::settle, dispatch::assign] {
+    async fn dispatch(&self, mirror: &mut Mirror, turns: &mut Turns) -> Result<(), TickError> {
+        for is_settled in [false, true] {
             loop {
-                let write = decide(mirror.view(), self.parts.clock.now());
+                let (view, now) = (mirror.view(), self.parts.clock.now());
+                let write = if is_settled { dispatch::assign(view, turns, now) } else { dispatch::settle(view, now) };
                 if write.then.is_empty() {
                     break;
                 }

@@ -2,15 +2,41 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use windrow_protocol::WorkerId;
+use windrow_protocol::{JobName, WorkerId};
 
 /// Who has room, and what waits.
 #[derive(Debug, Default)]
 pub struct Problem<B> {
     /// Free slots.
     pub free: BTreeMap<WorkerId, u32>,
-    /// Jobs with batches that may run.
+    /// Jobs with batches that may run, in the order of their turns.
     pub queues: Vec<Queue<B>>,
+}
+
+/// Whose turn it is: of jobs that have equally few slots the one that was given one longest ago. With fewer slots than jobs
+/// most have none, and by their names alone the last would never get one. Known to one leader only: the next begins anew.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// By job, the number of its last turn.
+    last: BTreeMap<JobName, u64>,
+    number: u64,
+}
+
+impl Turns {
+    /// Orders by turn; jobs that never had one come first.
+    pub fn of(&self, job: &JobName) -> Option<u64> {
+        self.last.get(job).copied()
+    }
+
+    pub fn took(&mut self, job: &JobName) {
+        self.number += 1;
+        self.last.insert(job.clone(), self.number);
+    }
+
+    /// Forgets jobs that are gone.
+    pub fn keep(&mut self, is_there: impl Fn(&JobName) -> bool) {
+        self.last.retain(|job, _| is_there(job));
+    }
 }
 
 /// A job's batches that may run, in the order in which they are wanted.
@@ -29,8 +55,8 @@ pub struct Waiting<B> {
     pub home: Option<WorkerId>,
 }
 
-/// Gives the next slot to the job that has fewest, so that a backlog of one starves no other: slots come free one at a
-/// time. The job gives the first batch whose home has room to it, and if there is none its first batch to the worker with
+/// Gives the next slot to the job that has fewest, and to the first of several such, so that a backlog of one starves no
+/// other: slots come free one at a time. The job gives the first batch whose home has room to it, and if there is none its first batch to the worker with
 /// most room.
 pub fn solve<B>(problem: Problem<B>) -> Vec<(B, WorkerId)> {
     let mut free = problem.free;
