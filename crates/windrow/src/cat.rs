@@ -175,14 +175,23 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
         if let Some(past) = history::window(store, job, window, true).await? {
             return Ok(vec![past]);
         }
-        let in_run = match window.time() {
+        let around = match window.time() {
             Some(start) => {
                 let filter = Filter { limit: None, from: Some(start), until: Some(start.plus_micros(1)) };
-                !history::windows(store, job, &filter, false).await?.0.is_empty()
+                history::windows(store, job, &filter, false).await?.0.pop()
             }
-            None => false,
+            None => None,
         };
-        ensure!(in_run, "window {window} of job {job} is not complete in {}", store.url());
+        let around = around.map(|past| past.complete.plan).filter(|plan| plan.window.volume.is_none());
+        let Some(around) = around else {
+            bail!("window {window} of job {job} is not complete in {}", store.url());
+        };
+        ensure!(
+            around.windows > 1,
+            "no window of job {job} begins at {}: it is in window {}",
+            window.time().unwrap_or_default(),
+            around.window.id()
+        );
         tell!("window {window} is complete, one of a run of windows without readings");
         return Ok(Vec::new());
     }

@@ -4,17 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use windrow_coordinator::{JanitorSettings, Parts};
 use windrow_embedded::{Database, EmbeddedLog, EmbeddedMeta};
 use windrow_gateway::Gateway;
-use windrow_ports::{Clock, SystemClock};
+use windrow_ports::meta::{Op, Txn};
+use windrow_ports::{Clock, Log, LogError, MetaStore, SystemClock};
 use windrow_processing::{Engine, EngineSettings};
 use windrow_protocol::WorkerId;
+use windrow_protocol::state::keys;
 use windrow_storage::{S3Settings, Store};
-use windrow_worker::{Scratch, Tools, WorkerError};
+use windrow_worker::{Scratch, Tools};
 
 use crate::connect;
 
@@ -35,8 +37,18 @@ pub struct Cluster {
     pub worker_ended: CancellationToken,
     stop: CancellationToken,
     coordinator: JoinHandle<()>,
-    worker: JoinHandle<Result<(), WorkerError>>,
+    worker: JoinHandle<Result<()>>,
     _scratch: Scratch,
+}
+
+/// Waits until the database has failed, as on a full disk; why.
+async fn failed(log: &dyn Log, clock: &dyn Clock) -> LogError {
+    loop {
+        clock.sleep(Duration::from_secs(1)).await;
+        if let Err(error) = log.ping().await {
+            return error;
+        }
+    }
 }
 
 impl Cluster {
@@ -64,9 +76,18 @@ impl Cluster {
         let worker_ended = CancellationToken::new();
         let (running, ended) =
             (windrow_worker::run(tools, db.meta(), settings, stop.clone()), worker_ended.clone().drop_guard());
+        let (log, meta, url, pace) = (db.log(), db.meta(), store.url().to_owned(), clock.clone());
         let worker = tokio::spawn(async move {
             let _ended = ended;
-            running.await
+            // Database and store are in one folder: wherever that has been moved, they belong together.
+            let moved = Op::put(keys::STORE, serde_json::to_vec(&url)?);
+            meta.txn(Txn { when: Vec::new(), then: vec![moved] }).await?;
+            tokio::select! {
+                ended = running => Ok(ended?),
+                cause = failed(&*log, &*pace) => bail!(
+                    "the embedded database has failed ({cause}): see that its disk works and has room, then start again"
+                ),
+            }
         });
         let settings = windrow_gateway::Settings { create_partitions: Some(PARTITIONS), ..Default::default() };
         let gateway = Gateway::new(db.log(), clock.clone(), settings);
@@ -78,6 +99,6 @@ impl Cluster {
     pub async fn stop(self) -> Result<()> {
         self.stop.cancel();
         self.coordinator.await?;
-        Ok(self.worker.await??)
+        self.worker.await?
     }
 }

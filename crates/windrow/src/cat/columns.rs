@@ -49,6 +49,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn bytes_stay_what_they_are_beside_text() {
+        let text = Arc::new(arrow::array::StringArray::from(vec!["a"])) as ArrayRef;
+        let bytes = Arc::new(arrow::array::BinaryArray::from(vec![&b"\xff"[..]])) as ArrayRef;
+        let batches = [text, bytes].map(|column| RecordBatch::try_from_iter([("payload", column)]).unwrap());
+        let all = union(batches.iter().map(RecordBatch::schema));
+        let read = batches.map(|batch| fit(&batch, &all).unwrap().column(0).as_binary::<i32>().value(0).to_vec());
+        assert_eq!(read, [b"a".to_vec(), vec![0xff]]);
+    }
+
+    #[test]
     fn columns_are_found_by_name_whatever_their_order_and_those_that_a_file_has_not_are_null() {
         let int = |n: i64| Arc::new(Int64Array::from(vec![n])) as ArrayRef;
         let float = Arc::new(Float64Array::from(vec![1.5])) as ArrayRef;

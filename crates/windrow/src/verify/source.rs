@@ -127,3 +127,27 @@ pub async fn parts(args: &Args) -> Result<Parts> {
         Err(status) => Err(said(status)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use windrow_embedded::Database;
+    use windrow_ports::log::NewTopic;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_topic_that_is_gone_holds_nothing_and_is_no_other_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Database::open(&folder.path().join("windrow.redb")).unwrap().log();
+        let name = TopicName::new("t").unwrap();
+        let topic =
+            NewTopic { name: name.clone(), partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
+        log.create_topic(&topic).await.unwrap();
+        let ends = Ends::Log(log.clone());
+        assert!(ends.topic_id(&name).await.unwrap().is_some());
+        log.delete_topic(&name).await.unwrap();
+        let nothing = OffsetRange::new(Offset(0), Offset(0));
+        assert_eq!(ends.of(&name, PartitionId(0)).await.unwrap(), Some(nothing));
+        assert_eq!(ends.topic_id(&name).await.unwrap(), None);
+    }
+}

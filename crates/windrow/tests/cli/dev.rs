@@ -26,7 +26,11 @@ impl Dev {
     }
 
     pub fn start_with(more: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), more)
+    }
+
+    /// On what is in the folder's `data`, if there is anything.
+    pub fn start_in(folder: tempfile::TempDir, more: &[&str]) -> Self {
         let data = folder.path().join("data");
         let free = "127.0.0.1:0";
         let args = ["dev", "--data-dir", data.to_str().unwrap(), "--grpc", free, "--http", free];

@@ -236,7 +236,7 @@ fn a_stopped_dev_is_read_from_its_folder_and_a_running_one_is_not_locked_out_of(
     assert!(in_use.contains("leave --data-dir out"), "{in_use}");
     assert!(dev.run(&["cat", "fleet", "--data-dir", &data]).ok().contains("| device"), "output needs no database");
     let folder = tempfile::tempdir().unwrap();
-    let moved = folder.path().join("moved");
+    let moved = folder.path().join("data");
     let here = dev.folder.path().join("data");
     let mut watching = dev.command(&["watch", "fleet"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     assert_eq!(dev.terminate(), 0);
@@ -247,6 +247,12 @@ fn a_stopped_dev_is_read_from_its_folder_and_a_running_one_is_not_locked_out_of(
     let proof = outcome(windrow(&["verify", "fleet", "--data-dir", moved, "-o", "json"]), None).json();
     assert_eq!((&proof["clean"], &proof["logChecked"]), (&Value::Bool(true), &Value::Bool(true)));
     assert!(outcome(windrow(&["cat", "fleet", "--all", "--data-dir", moved]), None).ok().contains("20150901T000000Z"));
+    let within = ["cat", "fleet", "--window", "2015-09-01T00:30:00Z", "--data-dir", moved];
+    let within = outcome(windrow(&within), None).fails(1);
+    assert!(within.contains("no window of job fleet begins at 2015-09-01T00:30:00"), "{within}");
+    let dev = Dev::start_in(folder, &[]);
+    let span = ["--from", "2015-09-01T00:00:00Z", "--to", "2015-09-01T01:00:00Z"];
+    dev.run(&[&["backfill", "fleet", "--wait"][..], &span].concat()).ok();
     let missing = outcome(windrow(&["verify", "fleet", "--data-dir", "/nowhere"]), None).fails(1);
     assert!(missing.contains("holds no windrow data"), "{missing}");
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
@@ -14,7 +14,11 @@ use crate::send::cell::Raw;
 
 pub fn columns(path: &Path) -> Result<Vec<String>> {
     let schema = parquet::read(path)?.schema();
-    Ok(schema.fields().iter().map(|field| field.name().clone()).collect())
+    let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+    for (i, name) in names.iter().enumerate() {
+        ensure!(!names[..i].contains(name), "the file has the column {name:?} twice");
+    }
+    Ok(names)
 }
 
 pub fn records(path: &Path, columns: &[String]) -> Result<Records> {
@@ -74,5 +78,29 @@ fn cell(array: &ArrayRef, row: usize) -> Raw {
             if zone.is_some() { Raw::Instant(us) } else { Raw::Local(us) }
         }
         _ => Raw::Unfit("a value of a type that no reading has"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Decimal128Array, UInt64Array};
+
+    use super::*;
+
+    #[test]
+    fn whole_numbers_that_no_i64_holds_keep_all_their_digits() {
+        let id = 12_345_678_901_234_567_890_u64;
+        let ids = Arc::new(UInt64Array::from(vec![id, id + 1, 7])) as ArrayRef;
+        let long = [id, id + 1, 7].map(|id| i128::from(id) * 10);
+        let long = Decimal128Array::from(long.to_vec()).with_precision_and_scale(21, 0).unwrap();
+        let batch = RecordBatch::try_from_iter([("id", ids), ("long", Arc::new(long) as ArrayRef)]).unwrap();
+        let texts = |column| {
+            let array = plain(&batch, column).unwrap().unwrap();
+            (0..3).map(|row| cell(&array, row).text().unwrap().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(texts("id"), ["12345678901234567890", "12345678901234567891", "7"]);
+        assert_eq!(texts("long"), ["123456789012345678900", "123456789012345678910", "70"]);
     }
 }
