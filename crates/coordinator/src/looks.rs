@@ -242,8 +242,8 @@ impl Look {
         }
         let other = self.cursors.values().find(|cursor| cursor.value.topic_id != topic.id)?;
         Some(format!(
-            "topic {} was deleted and made again (it was {}, it is {}); delete the job and apply it anew to read the new \
-             topic",
+            "topic {} was deleted and made again (it was {}, it is {}); to read the new one, \
+             delete the job, move its folder in the store away, and apply it anew",
             spec.source.topic, other.value.topic_id, topic.id
         ))
     }

@@ -127,9 +127,8 @@ impl WindowService for Api {
     ) -> Result<Response<v1::RetryWindowResponse>, Status> {
         let request = request.into_inner();
         let (job, batches) = self.window_batches(&request.name).await?;
-        let failed = batches.iter().filter(|record| record.value.state == BatchState::Failed).count() as u32;
-        if request.validate_only || failed == 0 {
-            return Ok(Response::new(v1::RetryWindowResponse { batches: failed, note: String::new() }));
+        if batches.iter().all(|record| record.value.state != BatchState::Failed) {
+            return Ok(Response::new(v1::RetryWindowResponse { batches: 0, note: String::new() }));
         }
         let now = self.parts.clock.now();
         let (spec, generation) = (job.value.spec.hash(), job.value.generation);
@@ -172,7 +171,7 @@ impl WindowService for Api {
                  earlier result of this one stands; for the job of now give them up (`windrow skip`), then `windrow backfill`"
             )
         };
-        let batches = self.write_batches(fence, again).await?;
+        let batches = if request.validate_only { again.len() as u32 } else { self.write_batches(fence, again).await? };
         Ok(Response::new(v1::RetryWindowResponse { batches, note }))
     }
 

@@ -147,7 +147,12 @@ fn print_dry(args: &Args, answer: &v1::CreateBackfillResponse, backfill: &v1::Ba
         let mut text = output::table(&["WINDOW", "PARTITION", "START OFFSET", "END OFFSET", "REVISION"], rows);
         let windows = output::count(windows.len() as u64, "window");
         let batches = output::count(answer.batches_total, "batch");
-        text += &format!("\n{batches} of {windows} would be run again (dry run)");
+        let first = if answer.batches_total > MOST_BATCHES as u64 {
+            format!("; these are the first {MOST_BATCHES} batches, -o json lists more")
+        } else {
+            String::new()
+        };
+        text += &format!("\n{batches} of {windows} would be run again (dry run){first}");
         text
     })
 }
