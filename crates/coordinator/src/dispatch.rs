@@ -1,5 +1,5 @@
 //! What the leader does with batches: takes in what workers report, takes back what dead workers had, and hands out what
-//! waits, first results before revisions. Pure: a view in, one guarded write out, of as many steps as fit. The caller
+//! waits, first results before revisions. No I/O: a view in, one guarded write out, of as many steps as fit. The caller
 //! repeats until nothing is left.
 
 use std::collections::BTreeMap;

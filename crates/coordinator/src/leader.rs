@@ -127,9 +127,9 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     async fn lead(&self) -> Result<(), TickError> {
-        let mut looks = Looks::default();
+        let (mut looks, mut turns) = (Looks::default(), Turns::default());
         loop {
-            match self.follow(&mut looks).await {
+            match self.follow(&mut looks, &mut turns).await {
                 Err(TickError::NotLeading) => return Err(TickError::NotLeading),
                 Err(error) => tracing::warn!(%error, "looking at everything anew"),
                 Ok(()) => {}
@@ -139,12 +139,11 @@ impl Leader<'_> {
     }
 
     /// Leads by one mirror until that ends.
-    async fn follow(&self, looks: &mut Looks) -> Result<(), TickError> {
+    async fn follow(&self, looks: &mut Looks, turns: &mut Turns) -> Result<(), TickError> {
         let clock = self.parts.clock.clone();
         let mut mirror = Mirror::load(self.parts.meta.clone(), clock.clone()).await?;
-        let mut turns = Turns::default();
         loop {
-            self.dispatch(&mut mirror, &mut turns).await?;
+            self.dispatch(&mut mirror, turns).await?;
             self.remove_deleted(&mut mirror).await?;
             self.note_unreadable(mirror.view()).await?;
             looks.begin(self.parts, mirror.view(), self.settings.max_in_flight);
@@ -167,23 +166,31 @@ impl Leader<'_> {
 
     /// Settles and hands out until nothing is left to do.
     async fn dispatch(&self, mirror: &mut Mirror, turns: &mut Turns) -> Result<(), TickError> {
-        for is_settled in [false, true] {
-            loop {
-                let (view, now) = (mirror.view(), self.parts.clock.now());
-                let write = if is_settled { dispatch::assign(view, turns, now) } else { dispatch::settle(view, now) };
-                if write.then.is_empty() {
-                    break;
-                }
-                match self.write(write).await {
-                    Ok(Some(revision)) => mirror.reach(revision).await?,
-                    Ok(None) => return Ok(mirror.reload().await?),
-                    // A worker's lease ended a moment ago; its keys are about to go.
-                    Err(TickError::Meta(MetaError::NoLease(_))) => return Ok(mirror.reload().await?),
-                    Err(error) => return Err(error),
-                }
-            }
+        let clock = &self.parts.clock;
+        let is_settled = self.until_done(mirror, |view| dispatch::settle(view, clock.now())).await?;
+        if is_settled {
+            self.until_done(mirror, |view| dispatch::assign(view, turns, clock.now())).await?;
         }
         Ok(())
+    }
+
+    /// Writes step after step until there is none: true; or until something else has changed, and all was read anew: false.
+    async fn until_done(&self, mirror: &mut Mirror, mut step: impl FnMut(&View) -> Write) -> Result<bool, TickError> {
+        loop {
+            let write = step(mirror.view());
+            if write.then.is_empty() {
+                return Ok(true);
+            }
+            match self.write(write).await {
+                Ok(Some(revision)) => mirror.reach(revision).await?,
+                // The latter: a worker's lease ended a moment ago, and its keys are about to go.
+                Ok(None) | Err(TickError::Meta(MetaError::NoLease(_))) => {
+                    mirror.reload().await?;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Takes in what came of a look at a job; whether there may be more to cut at once. `failing`: for how long looks at it

@@ -14,7 +14,7 @@ pub struct Problem<B> {
 }
 
 /// Whose turn it is: of jobs that have equally few slots the one that was given one longest ago. With fewer slots than jobs
-/// most have none, and by their names alone the last would never get one. Known to one leader only: the next begins anew.
+/// most have none, and by their names alone the last would never get one. Known to one leader only; the next one begins anew.
 #[derive(Debug, Default)]
 pub struct Turns {
     /// By job, the number of its last turn.

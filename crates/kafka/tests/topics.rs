@@ -13,6 +13,14 @@ use windrow_ports::log::{Append, Record, TopicInfo};
 use windrow_ports::{Log, LogError};
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 
+/// The addresses of the broker of the tests, and the log that it is.
+async fn kafka() -> (String, KafkaLog) {
+    let brokers =
+        std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");
+    let kafka = KafkaLog::connect(KafkaSettings::new(&brokers)).await.expect("Kafka answers");
+    (brokers, kafka)
+}
+
 /// A topic that another client made a moment ago is known to all brokers soon.
 async fn described(kafka: &KafkaLog, name: &TopicName) -> TopicInfo {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -28,9 +36,7 @@ async fn described(kafka: &KafkaLog, name: &TopicName) -> TopicInfo {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compaction_append_time_and_retention_are_seen() {
-    let brokers =
-        std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");
-    let kafka = KafkaLog::connect(KafkaSettings::new(&brokers)).await.expect("Kafka answers");
+    let (brokers, kafka) = kafka().await;
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
     for (settings, compacted, append_time, retention_ms) in [
@@ -58,9 +64,7 @@ async fn compaction_append_time_and_retention_are_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_times_that_a_topic_takes_are_seen() {
-    let brokers =
-        std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");
-    let kafka = KafkaLog::connect(KafkaSettings::new(&brokers)).await.expect("Kafka answers");
+    let (brokers, kafka) = kafka().await;
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
     let name = TopicName::new(format!("test-{}", uuid::Uuid::new_v4())).unwrap();
@@ -78,9 +82,7 @@ async fn the_times_that_a_topic_takes_are_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_a_topic_has_just_got_takes_records_from_who_knew_the_topic_without_it() {
-    let brokers =
-        std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");
-    let kafka = KafkaLog::connect(KafkaSettings::new(&brokers)).await.expect("Kafka answers");
+    let (brokers, kafka) = kafka().await;
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
     let name = TopicName::new(format!("test-{}", uuid::Uuid::new_v4())).unwrap();
@@ -108,9 +110,7 @@ async fn offsets_of(kafka: &KafkaLog, name: &TopicName, range: OffsetRange) -> V
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_that_ends_in_markers_of_transactions_is_complete_without_a_record_behind_it() {
-    let brokers =
-        std::env::var("WINDROW_TEST_KAFKA").expect("WINDROW_TEST_KAFKA names a running Kafka: cargo xtask test");
-    let kafka = KafkaLog::connect(KafkaSettings::new(&brokers)).await.expect("Kafka answers");
+    let (brokers, kafka) = kafka().await;
     let name = TopicName::new(format!("test-{}", uuid::Uuid::new_v4())).unwrap();
     let topic = windrow_ports::log::NewTopic {
         name: name.clone(),

@@ -19,11 +19,14 @@ pub enum InvalidLength {
     TooLong(String),
 }
 
+/// A day of 24 hours; days of a time zone may be longer or shorter.
+pub(crate) const DAY_MS: i64 = 86_400_000;
+
 /// Longest first, so that printing uses as few units as it can.
-const UNITS_MS: [(&str, i64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const UNITS_MS: [(&str, i64); 5] = [("d", DAY_MS), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// A thousand years: far from overflow when added to any event time.
-const LONGEST_MS: i64 = 1_000 * 366 * 86_400_000;
+const LONGEST_MS: i64 = 1_000 * 366 * DAY_MS;
 
 impl Length {
     /// From milliseconds; negative becomes 0, more than a thousand years becomes that.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::duration::Length;
+use crate::duration::{DAY_MS, Length};
 use crate::{JobName, TopicName, Window, WindowSpec};
 
 mod check;
@@ -84,7 +84,7 @@ fn default_idle_timeout() -> Length {
 }
 
 /// [`JobSpec::amend_reach`] where it is left out: a week.
-const DEFAULT_REACH: Length = Length::from_whole_millis(7 * 86_400_000);
+const DEFAULT_REACH: Length = Length::from_whole_millis(7 * DAY_MS);
 
 fn default_max_attempts() -> u32 {
     5

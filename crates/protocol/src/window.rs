@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{ToSpan, Zoned};
 use serde::{Deserialize, Serialize};
 
-use crate::duration::Length;
+use crate::duration::{DAY_MS, Length};
 use crate::size::Size;
 use crate::volume::{Amount, Times, Until};
 use crate::{Offset, PartitionId, Timestamp};
@@ -99,7 +99,7 @@ impl std::str::FromStr for Every {
             "hour" => Ok(Self::Fixed(Length::from_secs(3_600))),
             _ => {
                 let length: Length = text.parse().map_err(|_| bad())?;
-                let fits = (1_000..=366 * 86_400_000).contains(&length.millis());
+                let fits = (1_000..=366 * DAY_MS).contains(&length.millis());
                 if fits { Ok(Self::Fixed(length)) } else { Err(bad()) }
             }
         }

@@ -2,12 +2,23 @@
 
 use object_store::path::Path;
 use object_store::{ObjectStore, PutMode, PutOptions};
+use serde::de::DeserializeOwned;
 use windrow_protocol::commit::{Verdict, verdict};
 use windrow_protocol::marker::{Committed, Expired, MARKER_VERSION};
 use windrow_protocol::plan::Part;
 use windrow_protocol::{JobName, WindowId, paths};
 
 use crate::{Store, StoreError};
+
+/// A record of a version that this program knows: of a newer one a field that it does not know may matter.
+fn decode<T: DeserializeOwned>(path: &str, json: &[u8], version: impl Fn(&T) -> u32) -> Result<T, StoreError> {
+    let broken = |what: String| StoreError::Broken(format!("{path}: {what}"));
+    let record = serde_json::from_slice(json).map_err(|error| broken(error.to_string()))?;
+    match version(&record) {
+        newer if newer > MARKER_VERSION => Err(broken(format!("version {newer}; this program knows {MARKER_VERSION}"))),
+        _ => Ok(record),
+    }
+}
 
 impl Store {
     /// The marker at a path; `None` if there is none.
@@ -17,12 +28,7 @@ impl Store {
             Err(StoreError::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let broken = |what: String| StoreError::Broken(format!("{path}: {what}"));
-        let marker: M = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-        if marker.version() > MARKER_VERSION {
-            return Err(broken(format!("version {}; this program knows {MARKER_VERSION}", marker.version())));
-        }
-        Ok(Some(marker))
+        decode(path, &bytes, M::version).map(Some)
     }
 
     /// The newest marker of a part of a window; `None` if it has none (any more).
@@ -49,15 +55,7 @@ impl Store {
             };
             let path = paths::expired(job, newest);
             match self.get(&path).await {
-                Ok(bytes) => {
-                    let broken = |what: String| StoreError::Broken(format!("{path}: {what}"));
-                    let record: Expired = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-                    if record.version > MARKER_VERSION {
-                        let known = format!("version {}; this program knows {MARKER_VERSION}", record.version);
-                        return Err(broken(known));
-                    }
-                    return Ok(Some((newest, record)));
-                }
+                Ok(bytes) => return Ok(Some((newest, decode(&path, &bytes, |record: &Expired| record.version)?))),
                 // Another one has taken its place meanwhile.
                 Err(StoreError::NotFound(_)) => {}
                 Err(error) => return Err(error),

@@ -3,13 +3,13 @@
 mod columns;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{ArrayRef, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::FormatOptions;
 use arrow::util::pretty::pretty_format_batches_with_options;
@@ -178,7 +178,9 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
         let around = match window.time() {
             Some(start) => {
                 let filter = Filter { limit: None, from: Some(start), until: Some(start.plus_micros(1)) };
-                history::windows(store, job, &filter, false).await?.0.pop()
+                let around = history::windows(store, job, &filter, false).await?.0;
+                // Within a run of empty windows some may have been amended.
+                around.into_iter().max_by_key(|past| past.complete.plan.window.start)
             }
             None => None,
         };
@@ -192,7 +194,8 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
             window.time().unwrap_or_default(),
             around.window.id()
         );
-        tell!("window {window} is complete, one of a run of windows without readings");
+        let run = output::count(around.windows, "window");
+        tell!("{window} is in a run of {run} without readings, {} to {}", around.window.start, around.until);
         return Ok(Vec::new());
     }
     if args.all {
@@ -316,13 +319,11 @@ async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) ->
     };
     // A header comes before the first row, and has to be that of all: so each file is looked into before.
     let mut header = None;
-    if args.output == Form::Csv && files.len() > 1 {
+    if args.output == Form::Csv && (files.len() > 1 || args.dataset == What::Quarantine) {
         let mut schemas = Vec::new();
         for (window, file) in &files {
             store.fetch(file, local.path()).await?;
-            if let Some(batch) = parquet::read(local.path())?.next() {
-                schemas.push(named(batch?, *window)?.schema());
-            }
+            schemas.extend(schemas_of(local.path(), |batch| named(batch, *window))?);
         }
         header = Some(columns::union(schemas));
     }
@@ -349,6 +350,20 @@ async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) ->
     Ok(())
 }
 
+/// The schemas of a file's batches, as they are shown. Of bytes it depends on the rows of a batch whether they are text.
+fn schemas_of(path: &Path, shown: impl Fn(RecordBatch) -> Result<RecordBatch>) -> Result<Vec<SchemaRef>> {
+    let mut schemas = Vec::new();
+    for batch in parquet::read(path)? {
+        let batch = batch?;
+        let has_bytes = batch.schema().fields().iter().any(|field| *field.data_type() == DataType::Binary);
+        schemas.push(shown(batch)?.schema());
+        if !has_bytes {
+            break;
+        }
+    }
+    Ok(schemas)
+}
+
 /// The batch with its window as first column.
 fn with_window(batch: &RecordBatch, window: WindowId) -> Result<RecordBatch> {
     let column: ArrayRef = Arc::new(StringArray::from(vec![window.to_string(); batch.num_rows()]));
@@ -356,4 +371,25 @@ fn with_window(batch: &RecordBatch, window: WindowId) -> Result<RecordBatch> {
     let fields: Vec<_> = std::iter::once(field).chain(batch.schema().fields().iter().cloned()).collect();
     let columns = std::iter::once(column).chain(batch.columns().iter().cloned()).collect();
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::BinaryArray;
+
+    use super::*;
+
+    /// Its first batch is all text.
+    #[test]
+    fn a_payload_far_down_in_a_file_that_is_no_text_makes_the_column_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let payloads = (0..9_000).map(|row| if row == 8_500 { &b"\xff"[..] } else { &b"{}"[..] });
+        let column = Arc::new(BinaryArray::from_iter_values(payloads)) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("payload", column)]).unwrap();
+        let mut writer = parquet::Writer::new(folder.path(), "f", batch.schema(), 1 << 30);
+        writer.write(&batch).unwrap();
+        let file = writer.finish().unwrap().remove(0);
+        let schemas = schemas_of(&file.path, readable).unwrap();
+        assert_eq!(columns::union(schemas).field(0).data_type(), &DataType::Binary);
+    }
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use windrow_coordinator::{JanitorSettings, Parts};
 use windrow_embedded::{Database, EmbeddedLog, EmbeddedMeta};
 use windrow_gateway::Gateway;
 use windrow_ports::meta::{Op, Txn};
-use windrow_ports::{Clock, Log, LogError, MetaStore, SystemClock};
+use windrow_ports::{Clock, Log, MetaStore, SystemClock};
 use windrow_processing::{Engine, EngineSettings};
 use windrow_protocol::WorkerId;
 use windrow_protocol::state::keys;
@@ -42,24 +42,39 @@ pub struct Cluster {
 }
 
 /// Waits until the database has failed, as on a full disk; why.
-async fn failed(log: &dyn Log, clock: &dyn Clock) -> LogError {
+async fn failed(log: &dyn Log, meta: &dyn MetaStore, clock: &dyn Clock) -> anyhow::Error {
     loop {
         clock.sleep(Duration::from_secs(1)).await;
         if let Err(error) = log.ping().await {
-            return error;
+            return error.into();
+        }
+        if let Err(error) = meta.ping().await {
+            return error.into();
         }
     }
 }
 
 impl Cluster {
     /// Opens the parts under a folder and starts the roles.
-    pub fn start(folder: &Path, janitor: JanitorSettings) -> Result<Self> {
+    pub async fn start(folder: &Path, janitor: JanitorSettings) -> Result<Self> {
         let folder = std::path::absolute(folder).context("data directory")?;
         let db = Database::open(&folder.join("windrow.redb"))?;
-        let store = Store::open(&format!("file://{}", folder.join("store").display()), &S3Settings::default())?;
+        let (meta, path) = (db.meta(), folder.join("store"));
+        // Another one, that is made now, would be taken for all that there is.
+        ensure!(
+            path.exists() || meta.get(keys::STORE).await?.is_none(),
+            "the results that {} knows of lie in {}, and that is not there: put it back, or remove the database, too, to \
+             begin anew",
+            folder.join("windrow.redb").display(),
+            path.display()
+        );
+        let store = Store::open(&format!("file://{}", path.display()), &S3Settings::default())?;
+        // Database and store are in one folder: wherever that has been moved, they belong together.
+        let moved = Op::put(keys::STORE, serde_json::to_vec(store.url())?);
+        meta.txn(Txn { when: Vec::new(), then: vec![moved] }).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let stop = CancellationToken::new();
-        let parts = Parts { log: db.log(), meta: db.meta(), clock: clock.clone(), store: store.clone() };
+        let parts = Parts { log: db.log(), meta, clock: clock.clone(), store: store.clone() };
         let settings = windrow_coordinator::Settings { tick: Duration::from_millis(50), janitor, ..Default::default() };
         let coordinator = tokio::spawn(windrow_coordinator::run(parts, settings, stop.clone()));
         let scratch = connect::scratch(Some(folder.join("scratch")))?;
@@ -76,15 +91,12 @@ impl Cluster {
         let worker_ended = CancellationToken::new();
         let (running, ended) =
             (windrow_worker::run(tools, db.meta(), settings, stop.clone()), worker_ended.clone().drop_guard());
-        let (log, meta, url, pace) = (db.log(), db.meta(), store.url().to_owned(), clock.clone());
+        let (log, meta, pace) = (db.log(), db.meta(), clock.clone());
         let worker = tokio::spawn(async move {
             let _ended = ended;
-            // Database and store are in one folder: wherever that has been moved, they belong together.
-            let moved = Op::put(keys::STORE, serde_json::to_vec(&url)?);
-            meta.txn(Txn { when: Vec::new(), then: vec![moved] }).await?;
             tokio::select! {
                 ended = running => Ok(ended?),
-                cause = failed(&*log, &*pace) => bail!(
+                cause = failed(&*log, &*meta, &*pace) => bail!(
                     "the embedded database has failed ({cause}): see that its disk works and has room, then start again"
                 ),
             }

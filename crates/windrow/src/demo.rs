@@ -47,7 +47,7 @@ pub async fn run(data_dir: Option<PathBuf>) -> Result<()> {
     let file: JobFile = job_file::built_in(JOB)?;
     let violations = job_file::check(&file).await;
     ensure!(violations.is_empty(), "the demo's job is wrong: {violations:?}");
-    let cluster = Cluster::start(&folder, windrow_coordinator::JanitorSettings::default())?;
+    let cluster = Cluster::start(&folder, windrow_coordinator::JanitorSettings::default()).await?;
     create(&cluster, &file).await?;
     tell!("job {} runs over topic {}", file.metadata.name, file.spec.source.topic);
     let readings = readings()?;

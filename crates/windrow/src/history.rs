@@ -25,6 +25,11 @@ pub struct Filter {
     pub until: Option<Timestamp>,
 }
 
+/// Not of a window of volume, whose name does not say.
+fn starts_before(window: &WindowId, time: Timestamp) -> bool {
+    window.time().is_some_and(|start| start < time)
+}
+
 impl Filter {
     /// Whether [start, end) is asked for.
     pub fn takes(&self, start: Timestamp, end: Timestamp) -> bool {
@@ -36,7 +41,6 @@ impl Filter {
         if all.iter().any(|window| window.volume().is_some()) {
             return self.folders_of_volume(all);
         }
-        let starts_before = |window: &WindowId, time| window.time().is_some_and(|start| start < time);
         let mut wanted: Vec<WindowId> =
             all.into_iter().filter(|window| self.until.is_none_or(|until| starts_before(window, until))).collect();
         if let Some(from) = self.from {
@@ -84,7 +88,20 @@ pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: 
     let names = store.folders(&paths::commits(job)).await?;
     let mut all: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
     all.sort();
-    let (wanted, total) = filter.folders(all);
+    let (mut wanted, mut total) = filter.folders(all.clone());
+    // A window that was amended within a run of empty ones has a folder of its own: the run began before that.
+    if let (Some(from), Some(first)) = (filter.from, wanted.first()) {
+        let mut at = all.partition_point(|id| id < first);
+        let is_amended = |past: Past| past.complete.plan.windows == 0;
+        while at > 0
+            && starts_before(&all[at], from)
+            && window(store, job, all[at], false).await?.is_none_or(is_amended)
+        {
+            at -= 1;
+            wanted.insert(0, all[at]);
+            total += 1;
+        }
+    }
     let mut progress = Progress::new("reading", wanted.len() as u64, "windows");
     let mut reads = futures::stream::iter(wanted).map(|id| window(store, job, id, partitions)).buffered(CONCURRENCY);
     let mut found = Vec::new();
@@ -219,6 +236,36 @@ mod tests {
         let between = Filter { from: at(3), until: at(7), ..Filter::default() };
         assert_eq!(between.folders(all()), (hours(&[1, 5, 6]), 3));
         assert_eq!(Filter::default().folders(all()).0.len(), 5);
+    }
+
+    /// Hours 0 to 9 hold no reading but for two that came late into hour 3; hour 4 is about to be amended, too.
+    #[tokio::test]
+    async fn a_run_is_found_behind_the_windows_within_it_that_were_amended() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().display());
+        let (store, job) =
+            (Store::open(&url, &windrow_storage::S3Settings::default()).unwrap(), JobName::new("j").unwrap());
+        let at = |hour: i64| Timestamp::from_millis(hour * 3_600_000);
+        for (hour, until, windows, revision) in [(0, 10, 10, 0), (3, 4, 0, 1)] {
+            let complete = serde_json::json!({
+                "version": 1, "job": "j", "attempt": "a", "files": [], "rows": 0, "ledger": {}, "inputs": [],
+                "committedAt": at(until), "plan": {
+                    "topic": "t", "topicId": "i", "window": {"start": at(hour), "end": at(hour + 1)}, "until": at(until),
+                    "windows": windows, "partitions": [], "empty": [], "revision": revision, "specHash": "h", "generation": 1,
+                },
+            });
+            let complete: Complete = serde_json::from_value(complete).unwrap();
+            let path = paths::marker(&job, WindowId::Time(at(hour)), Part::Finish, Revision(revision));
+            store.commit(&path, &complete).await.unwrap();
+        }
+        let begun = folder.path().join(paths::window_commits(&job, WindowId::Time(at(4))));
+        std::fs::create_dir_all(&begun).unwrap();
+        std::fs::write(begun.join("3.r1.json"), "{}").unwrap();
+        let filter = Filter { from: Some(at(5)), until: Some(at(6)), limit: None };
+        let (found, _) = windows(&store, &job, &filter, false).await.unwrap();
+        let plans: Vec<_> =
+            found.iter().map(|past| (past.complete.plan.window.start, past.complete.plan.until)).collect();
+        assert_eq!(plans, [(at(0), at(10))]);
     }
 
     #[test]

@@ -256,7 +256,7 @@ pub async fn dev(args: DevArgs) -> Result<()> {
     let stop = shutdown()?;
     let (grpc, http) = (serve::listen("--grpc", args.grpc).await?, serve::listen("--http", args.http).await?);
     let janitor = JanitorSettings { every: Duration::from_secs(args.janitor_seconds), ..JanitorSettings::default() };
-    let cluster = Cluster::start(&args.data_dir, janitor)?;
+    let cluster = Cluster::start(&args.data_dir, janitor).await?;
     let mut out = std::io::stdout();
     writeln!(out, "grpc http://{}\nhttp http://{}", grpc.local_addr()?, http.local_addr()?)?;
     out.flush()?;

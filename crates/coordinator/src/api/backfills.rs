@@ -176,14 +176,15 @@ impl Api {
                 format!("no window of job {} between {} and {} is complete", of.job.name, span.from, span.until);
             return Err(error(Code::FailedPrecondition, "NOTHING_TO_DO", message));
         }
-        let id = WishId::Backfill(name.clone());
-        if !request.validate_only && self.reduce_came_or_went(&of) {
-            self.preview(&of, &id, &wish, windows).await?;
-        } else if request.validate_only {
-            return self.preview(&of, &id, &wish, windows).await;
+        // What a preview refuses as a whole is refused before anything is planned.
+        if request.validate_only || self.reduce_came_or_went(&of) {
+            let preview = self.preview(&of, &name, &wish, windows).await?;
+            if request.validate_only {
+                return Ok(preview);
+            }
         }
         let backfill = Some(of.message(&name, &wish));
-        let key = keys::wish(&of.job.name, &id);
+        let key = keys::wish(&of.job.name, &WishId::Backfill(name));
         let job = keys::job(&of.job.name);
         let mut then = of.make_room();
         then.push(Op::put(key.clone(), encode(&wish)));
@@ -201,11 +202,12 @@ impl Api {
     async fn preview(
         &self,
         of: &Of,
-        id: &WishId,
+        name: &BackfillName,
         wish: &Wish,
         windows: Vec<WindowId>,
     ) -> Result<v1::CreateBackfillResponse, Status> {
-        let (mut batches, mut batches_total, mut refused) = (Vec::new(), 0, wish.clone());
+        let (mut batches, mut batches_total, mut shown) = (Vec::new(), 0, wish.clone());
+        let id = WishId::Backfill(name.clone());
         let flying = of.view.batches.get(&of.job.name);
         let is_flying = |window| flying.is_some_and(|batches| batches.keys().any(|(other, _)| *other == window));
         // One after the other: a long span has more markers than a memory should hold.
@@ -216,22 +218,21 @@ impl Api {
                 Err(StoreError::NotFound(_)) if is_flying(window) => continue,
                 Err(cause @ (StoreError::NotFound(_) | StoreError::Broken(_))) => {
                     let Some(start) = window.time() else { continue };
-                    refused.refuse(Window::new(start, start), format!("its result is damaged: {cause}"), 0);
+                    shown.refuse(Window::new(start, start), format!("its result is damaged: {cause}"), 0);
                     continue;
                 }
                 Err(cause) => return Err(store(cause)),
             };
             self.expect_same_dataset(of, wish, window, &known)?;
-            for batch in self.planned(&of.job, id, wish, window, &known)? {
+            for batch in self.planned(&of.job, &id, wish, window, &known)? {
                 batches_total += 1;
                 if batches.len() < MOST_LISTED {
                     batches.push(batch);
                 }
             }
         }
-        let WishId::Backfill(name) = id else { return Ok(v1::CreateBackfillResponse::default()) };
         // Nothing has been done of it yet.
-        let shown = Wish { refused: refused.refused, refusals: refused.refusals, ..wish.clone() };
+        shown.next = wish.next;
         let backfill = Some(of.message(name, &shown));
         Ok(v1::CreateBackfillResponse { backfill, batches, batches_total })
     }
@@ -326,7 +327,7 @@ impl Api {
             };
             let all_wait = batches.iter().all(|batch| waits(&batch.value));
             let Some(first) = batches.first() else { continue };
-            if is_in_part(batches.iter().copied()) || !all_wait || batches.len() > MAX_TXN_OPS {
+            if is_in_part(&batches) || !all_wait || batches.len() > MAX_TXN_OPS {
                 continue;
             }
             // What is committed is finished, or the next revision would find a marker of another plan in its place.
@@ -426,11 +427,7 @@ impl BackfillService for Api {
         let key = keys::wish(&of.job.name, &WishId::Backfill(backfill.clone()));
         // A window that is planned in part must be planned whole; after it, nothing more is.
         let flying = of.flying(&backfill);
-        let then = match flying
-            .values()
-            .find(|batches| is_in_part(batches.iter().copied()))
-            .and_then(|batches| batches.first())
-        {
+        let then = match flying.values().find(|batches| is_in_part(batches)).and_then(|batches| batches.first()) {
             None => Op::Delete { key: key.clone() },
             Some(batch) => {
                 let until = times(&batch.value).map_or(wish.value.next, |(_, end)| end);

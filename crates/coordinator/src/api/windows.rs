@@ -1,5 +1,6 @@
 //! `WindowService` and `WorkerService`.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use tonic::{Code, Request, Response, Status};
@@ -75,8 +76,8 @@ pub(super) fn times(record: &BatchRecord) -> Option<(Timestamp, Timestamp)> {
 }
 
 /// Whether only some of a window's batches are planned yet: its last step comes with the last of them.
-pub(super) fn is_in_part<'a>(batches: impl IntoIterator<Item = &'a Versioned<BatchRecord>>) -> bool {
-    !batches.into_iter().any(|batch| batch.value.id.part == Part::Finish)
+pub(super) fn is_in_part(batches: &[impl Borrow<Versioned<BatchRecord>>]) -> bool {
+    !batches.iter().any(|batch| batch.borrow().value.id.part == Part::Finish)
 }
 
 /// `jobs/{job}/windows/{window}`.

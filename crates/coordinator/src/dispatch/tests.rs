@@ -69,17 +69,19 @@ impl Store {
 
     /// Settles and assigns until there is nothing to do.
     pub fn dispatch(&mut self) {
-        for is_settled in [false, true] {
-            for round in 0.. {
-                assert!(round < 100, "it comes to an end");
-                let write =
-                    if is_settled { assign(&self.view, &mut self.turns, now()) } else { settle(&self.view, now()) };
-                if write.then.is_empty() {
-                    break;
-                }
-                self.write(write);
+        self.until_done(|store| settle(&store.view, now()));
+        self.until_done(|store| assign(&store.view, &mut store.turns, now()));
+    }
+
+    fn until_done(&mut self, step: impl Fn(&mut Self) -> Write) {
+        for _ in 0..100 {
+            let write = step(self);
+            if write.then.is_empty() {
+                return;
             }
+            self.write(write);
         }
+        panic!("it comes to no end");
     }
 
     pub fn report(&mut self, outcome: &Outcome) -> usize {

@@ -130,11 +130,17 @@ impl VolumePlanner<'_> {
             }
             let first = start.max(bounds.log_start);
             let look = async move {
-                let time = match self.until.within.map(|_| self.site.time_of(*partition, first)) {
-                    None => None,
-                    Some(time) => time.await.map_err(|error| self.site.left_out(*partition, &error)).ok()?,
+                let time = match self.until.within {
+                    None => Ok(None),
+                    Some(_) => self.site.time_of(*partition, first).await,
                 };
-                self.new_batch(*partition, &cursor.value, bounds.log_start, time)
+                match time {
+                    Ok(time) => self.new_batch(*partition, &cursor.value, bounds.log_start, time),
+                    Err(error) => {
+                        self.site.left_out(*partition, &error);
+                        None
+                    }
+                }
             };
             reads.push(look.boxed());
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{API_VERSION, Format, JobFile, JobSpec, LatePolicy, closest};
 use crate::WindowSpec;
-use crate::duration::Length;
+use crate::duration::{DAY_MS, Length};
 use crate::window::Every;
 use crate::window::shifts::{self, MAX_HOLIDAYS, MAX_SHIFTS};
 
@@ -56,8 +56,6 @@ const MAX_COLUMNS: usize = 1_000;
 
 /// The longest SQL text, in bytes. A job must fit an etcd request (1.5 MiB) several times over.
 const MAX_SQL_BYTES: usize = 64 * 1024;
-
-const DAY_MS: i64 = 86_400_000;
 
 impl JobFile {
     /// Everything that is wrong with the file, in the order of its fields.

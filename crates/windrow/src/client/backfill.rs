@@ -145,14 +145,18 @@ fn print_dry(args: &Args, answer: &v1::CreateBackfillResponse, backfill: &v1::Ba
         };
         let rows = answer.batches.iter().take(MOST_BATCHES).map(cells).collect();
         let mut text = output::table(&["WINDOW", "PARTITION", "START OFFSET", "END OFFSET", "REVISION"], rows);
-        let windows = output::count(windows.len() as u64, "window");
         let batches = output::count(answer.batches_total, "batch");
+        // Of a list that is cut not all windows are known.
+        let windows = match answer.batches_total > answer.batches.len() as u64 {
+            true => String::new(),
+            false => format!(" of {}", output::count(windows.len() as u64, "window")),
+        };
         let first = if answer.batches_total > MOST_BATCHES as u64 {
             format!("; these are the first {MOST_BATCHES} batches, -o json lists more")
         } else {
             String::new()
         };
-        text += &format!("\n{batches} of {windows} would be run again (dry run){first}");
+        text += &format!("\n{batches}{windows} would be run again (dry run){first}");
         text
     })
 }

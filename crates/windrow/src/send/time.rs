@@ -176,16 +176,20 @@ impl Clock {
         let is_number = text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let digits = text.trim_start_matches('-').split('.').next().map_or(0, str::len);
         let fits = |pattern: &&str| self.text(&text, &Format::Strptime((*pattern).to_owned())).is_ok();
-        let mut fitting: Vec<String> =
-            KNOWN.iter().copied().filter(fits).map(|p| format!("--time-format '{p}'")).collect();
+        // Milliseconds of before September 2001, or a date and a time without anything in between.
+        let may_be_date = digits == 12 && KNOWN.iter().any(fits);
         match digits {
-            // Milliseconds of before September 2001, or a date and a time without anything in between.
-            12 if is_number && !fitting.is_empty() => fitting.push("--time-format unix_ms".to_owned()),
+            _ if is_number && may_be_date => {}
             9 | 10 if is_number => return Ok(Format::Unix(1_000_000)),
             12 | 13 if is_number => return Ok(Format::Unix(1_000)),
             15 | 16 if is_number => return Ok(Format::Unix(1)),
             _ if !is_number && self.text(&text, &Format::Iso).is_ok() => return Ok(Format::Iso),
             _ => {}
+        }
+        let mut fitting: Vec<String> =
+            KNOWN.iter().copied().filter(fits).map(|p| format!("--time-format '{p}'")).collect();
+        if may_be_date {
+            fitting.push("--time-format unix_ms".to_owned());
         }
         let advice = match fitting.len() {
             0 if is_number => {

@@ -6,9 +6,10 @@ use anyhow::Result;
 use windrow_protocol::marker::{Committed, Complete, Expired, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
-use windrow_protocol::{JobName, Ledger, PartitionId, Revision, Timestamp, TopicId, TopicName, WindowId, audit, paths};
+use windrow_protocol::{JobName, Ledger, PartitionId, Revision, Timestamp, WindowId, audit, paths};
 use windrow_storage::{Object, Store, StoreError};
 
+use super::source::Topic;
 use super::{Ends, State, revisions};
 use crate::output;
 use crate::progress::Progress;
@@ -41,8 +42,6 @@ pub struct Report {
     pub(super) settled: Timestamp,
     /// Windows that begin before this are complete, as the job itself has said: all of their first results is published.
     pub(super) over: Option<Timestamp>,
-    /// The ids of topics of now, as far as they were asked for.
-    topics: BTreeMap<TopicName, Option<TopicId>>,
 }
 
 /// Up to where all windows are complete, by their markers alone.
@@ -111,9 +110,20 @@ async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, ex
         progress.inc(markers.len() as u64);
     }
     drop(by_window);
+    // A job has one topic for all its life.
+    let topic = match batches.values().flatten().next().map(|marker| &marker.plan.topic) {
+        Some(name) => {
+            let topic = ends.topic(name).await?;
+            if topic == Topic::Gone {
+                report.findings.push(format!("topic {name} does not exist any more; what of it was not read is lost"));
+            }
+            topic
+        }
+        None => Topic::Unknown,
+    };
     for (partition, mut markers) in batches {
         markers.sort_by_key(|marker| (marker.plan.window.id(), marker.plan.revision));
-        report.partition(ends, partition, &markers).await?;
+        report.partition(ends, &topic, partition, &markers).await?;
         for markers in markers.chunk_by(|a, b| a.plan.window.id() == b.plan.window.id()) {
             let name = |marker: &Marker| (marker.plan.window.id(), Part::Partition(partition), marker.plan.revision);
             report.files_of_all(store, markers, name).await?;
@@ -201,7 +211,13 @@ impl Report {
     }
 
     /// `markers`: all of the partition, by window and revision.
-    async fn partition(&mut self, ends: &Ends, partition: PartitionId, markers: &[Marker]) -> Result<()> {
+    async fn partition(
+        &mut self,
+        ends: &Ends,
+        topic: &Topic,
+        partition: PartitionId,
+        markers: &[Marker],
+    ) -> Result<()> {
         // Revisions own what the first results own.
         let mut first: Vec<&Marker> =
             markers.iter().filter(|marker| marker.plan.revision == Revision::default()).collect();
@@ -237,15 +253,10 @@ impl Report {
         // One before it may be parked.
         let first_may_come = first.plan.window.volume.is_none() && first.plan.window.end > self.settled;
         let Some(log) = ends.of(&last.plan.topic, partition).await? else { return Ok(()) };
-        let topic_id = match self.topics.get(&last.plan.topic) {
-            Some(id) => id.clone(),
-            None => {
-                let id = ends.topic_id(&last.plan.topic).await?;
-                self.topics.insert(last.plan.topic.clone(), id.clone());
-                id
-            }
-        };
-        if topic_id.is_some_and(|id| id != last.plan.topic_id) {
+        if *topic == Topic::Gone {
+            return Ok(());
+        }
+        if matches!(topic, Topic::Is(id) if *id != last.plan.topic_id) {
             self.findings.push(format!(
                 "partition {partition}: topic {} was deleted and made again since; what of it was not read is lost",
                 last.plan.topic

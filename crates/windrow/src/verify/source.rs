@@ -18,10 +18,20 @@ use crate::place;
 pub enum Ends {
     /// The log itself.
     Log(Arc<dyn Log>),
-    /// The coordinator has said so, by partition: first offset, and the first that is not there yet. And the topic's id.
-    Told(BTreeMap<PartitionId, OffsetRange>, Option<TopicId>),
+    /// The coordinator has said so, by partition: first offset, and the first that is not there yet. And of the topic.
+    Told(BTreeMap<PartitionId, OffsetRange>, Topic),
     /// Nobody; why.
     Unknown(String),
+}
+
+/// The topic of a name as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Topic {
+    /// One that is deleted and made again is another.
+    Is(TopicId),
+    Gone,
+    /// Nobody has said.
+    Unknown,
 }
 
 impl Ends {
@@ -43,16 +53,15 @@ impl Ends {
         }
     }
 
-    /// The id of the topic of now; `None` if nobody knows, or there is none.
-    pub async fn topic_id(&self, topic: &TopicName) -> Result<Option<TopicId>> {
+    pub async fn topic(&self, topic: &TopicName) -> Result<Topic> {
         match self {
             Self::Log(log) => match log.topic(topic).await {
-                Ok(info) => Ok(Some(info.id)),
-                Err(LogError::NoTopic(_)) => Ok(None),
+                Ok(info) => Ok(Topic::Is(info.id)),
+                Err(LogError::NoTopic(_)) => Ok(Topic::Gone),
                 Err(error) => Err(error.into()),
             },
-            Self::Told(_, id) => Ok(id.clone()),
-            Self::Unknown(_) => Ok(None),
+            Self::Told(_, topic) => Ok(topic.clone()),
+            Self::Unknown(_) => Ok(Topic::Unknown),
         }
     }
 }
@@ -116,7 +125,8 @@ pub async fn parts(args: &Args) -> Result<Parts> {
                 let (start, end) = (Offset(partition.log_start_offset?), Offset(partition.high_watermark?));
                 Some((PartitionId(number?), OffsetRange::new(start, end)))
             };
-            let ends = Ends::Told(partitions.into_iter().filter_map(end).collect(), TopicId::new(topic_id).ok());
+            let topic = if topic_id.is_empty() { Topic::Gone } else { Topic::Is(TopicId::new(topic_id)?) };
+            let ends = Ends::Told(partitions.into_iter().filter_map(end).collect(), topic);
             let status = client.job(args.job.as_str()).await.map_err(said)?.status;
             Ok(Parts { store, ends, known: true, state: state(status.unwrap_or_default()) })
         }
@@ -136,7 +146,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_topic_that_is_gone_holds_nothing_and_is_no_other_one() {
+    async fn a_topic_that_is_gone_holds_nothing_and_is_known_to_be_gone() {
         let folder = tempfile::tempdir().unwrap();
         let log = Database::open(&folder.path().join("windrow.redb")).unwrap().log();
         let name = TopicName::new("t").unwrap();
@@ -144,10 +154,10 @@ mod tests {
             NewTopic { name: name.clone(), partitions: 1, replication: 1, retention_ms: None, max_ahead_ms: None };
         log.create_topic(&topic).await.unwrap();
         let ends = Ends::Log(log.clone());
-        assert!(ends.topic_id(&name).await.unwrap().is_some());
+        assert!(matches!(ends.topic(&name).await.unwrap(), Topic::Is(_)));
         log.delete_topic(&name).await.unwrap();
         let nothing = OffsetRange::new(Offset(0), Offset(0));
         assert_eq!(ends.of(&name, PartitionId(0)).await.unwrap(), Some(nothing));
-        assert_eq!(ends.topic_id(&name).await.unwrap(), None);
+        assert_eq!(ends.topic(&name).await.unwrap(), Topic::Gone);
     }
 }

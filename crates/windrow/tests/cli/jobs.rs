@@ -250,9 +250,13 @@ fn a_stopped_dev_is_read_from_its_folder_and_a_running_one_is_not_locked_out_of(
     let within = ["cat", "fleet", "--window", "2015-09-01T00:30:00Z", "--data-dir", moved];
     let within = outcome(windrow(&within), None).fails(1);
     assert!(within.contains("no window of job fleet begins at 2015-09-01T00:30:00"), "{within}");
-    let dev = Dev::start_in(folder, &[]);
+    let mut dev = Dev::start_in(folder, &[]);
     let span = ["--from", "2015-09-01T00:00:00Z", "--to", "2015-09-01T01:00:00Z"];
     dev.run(&[&["backfill", "fleet", "--wait"][..], &span].concat()).ok();
+    assert_eq!(dev.terminate(), 0);
+    std::fs::rename(dev.folder.path().join("data/store"), dev.folder.path().join("store")).unwrap();
+    let alone = outcome(windrow(&["dev", "--data-dir", &dev.data_dir()]), None).fails(1);
+    assert!(alone.contains("data/store, and that is not there: put it back"), "{alone}");
     let missing = outcome(windrow(&["verify", "fleet", "--data-dir", "/nowhere"]), None).fails(1);
     assert!(missing.contains("holds no windrow data"), "{missing}");
 }

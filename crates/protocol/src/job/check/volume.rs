@@ -2,7 +2,7 @@
 
 use super::{JobSpec, Violation};
 use crate::WindowSpec;
-use crate::duration::Length;
+use crate::duration::{DAY_MS, Length};
 use crate::job::{LatePolicy, default_lateness};
 use crate::window::Every;
 
@@ -46,8 +46,8 @@ impl JobSpec {
         if bytes.is_some_and(|bytes| !(1..=MAX_BYTES).contains(&bytes.bytes())) {
             refuse("window.bytes", "OUT_OF_RANGE", "a window has 1 B to 64 TiB".to_owned());
         }
-        if within.is_some_and(|within| !(1_000..=MAX_WITHIN_DAYS * 86_400_000).contains(&within.millis())) {
-            let most = Length::from_millis(MAX_WITHIN_DAYS * 86_400_000);
+        if within.is_some_and(|within| !(1_000..=MAX_WITHIN_DAYS * DAY_MS).contains(&within.millis())) {
+            let most = Length::from_millis(MAX_WITHIN_DAYS * DAY_MS);
             refuse("window.within", "OUT_OF_RANGE", format!("within is 1s to {most}"));
         }
         if time_zone != "UTC" {
