@@ -2,13 +2,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tempfile::TempDir;
 use windrow_embedded::Database;
 use windrow_ports::log::{Append, Bounds, NewTopic, Record, TopicInfo};
-use windrow_ports::{Log, LogError, SystemClock};
+use windrow_ports::meta::{Events, KeyValue, Listing, Txn, TxnOutcome};
+use windrow_ports::{Log, LogError, MetaError, MetaStore, SystemClock};
 use windrow_protocol::cut::Lookup;
 use windrow_protocol::{Offset, OffsetRange, PartitionId, Timestamp, TopicName};
 use windrow_storage::{S3Settings, Store};
@@ -22,6 +25,60 @@ pub fn parts() -> (TempDir, Parts) {
     let store = Store::open(&format!("file://{}/store", folder.path().display()), &S3Settings::default()).unwrap();
     let parts = Parts { log: db.log(), meta: db.meta(), clock: Arc::new(SystemClock::default()), store };
     (folder, parts)
+}
+
+/// A store of metadata in which something happens once wishes were listed for the first time.
+pub struct Meanwhile {
+    inner: Arc<dyn MetaStore>,
+    happens: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl Meanwhile {
+    pub fn new(inner: Arc<dyn MetaStore>, happens: impl Future<Output = ()> + Send + 'static) -> Arc<Self> {
+        Arc::new(Self { inner, happens: Mutex::new(Some(Box::pin(happens))) })
+    }
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meanwhile").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl MetaStore for Meanwhile {
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, MetaError> {
+        self.inner.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, MetaError> {
+        let listing = self.inner.list(prefix).await?;
+        let happens = if prefix.contains("/revisions/") { self.happens.lock().unwrap().take() } else { None };
+        if let Some(happens) = happens {
+            happens.await;
+        }
+        Ok(listing)
+    }
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetaError> {
+        self.inner.txn(txn).await
+    }
+    fn watch(&self, prefix: &str, from: i64) -> BoxStream<'static, Result<Events, MetaError>> {
+        self.inner.watch(prefix, from)
+    }
+    async fn grant(&self, ttl: Duration) -> Result<i64, MetaError> {
+        self.inner.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: i64) -> Result<Duration, MetaError> {
+        self.inner.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: i64) -> Result<(), MetaError> {
+        self.inner.revoke(lease).await
+    }
+    async fn compact(&self, revision: i64) -> Result<(), MetaError> {
+        self.inner.compact(revision).await
+    }
+    async fn ping(&self) -> Result<(), MetaError> {
+        self.inner.ping().await
+    }
 }
 
 /// A call to the log that a partition does not answer.

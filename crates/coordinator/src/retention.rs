@@ -31,6 +31,8 @@ pub async fn expire(parts: &Parts, job: &JobRecord, leads: &Compare) -> Result<u
     if before.is_none() && job.spec.output.retention.is_none() {
         return Ok(0);
     }
+    // Before the folders: a window that completes between the two is in flight or listed, never neither.
+    let plans = plans(parts, job).await?;
     let names = parts.store.folders(&paths::commits(&job.name)).await?;
     let mut windows: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
     windows.sort();
@@ -43,11 +45,11 @@ pub async fn expire(parts: &Parts, job: &JobRecord, leads: &Compare) -> Result<u
         remove(parts, job, leads, gone).await?;
     }
     let Some(retention) = job.spec.output.retention else { return Ok(0) };
-    let keep = Keep::of(parts, job, retention.micros(), &left).await?;
+    let keep = Keep::of(parts, job, retention.micros(), &plans, &left).await?;
     let (number, mut expired) = before.unwrap_or_default();
     expired.version = MARKER_VERSION;
     let mut old = Vec::new();
-    for (window, complete) in keep.old(parts, job, retention.micros(), &left).await? {
+    for (window, complete) in keep.old(parts, job, retention.micros(), expired.through, &left).await? {
         expired.add(&complete, &markers(parts, job, window).await?);
         old.push(window);
     }
@@ -91,6 +93,13 @@ async fn retire(
     Ok(parts.meta.txn(Txn { when, then }).await?.applied)
 }
 
+/// What a job still has to do.
+async fn plans(parts: &Parts, job: &JobRecord) -> Result<View, TickError> {
+    let mut listing = view::plans(&*parts.meta, &job.name).await?;
+    listing.items.extend(parts.meta.list(&keys::specs(&job.name)).await?.items);
+    Ok(View::new(&listing))
+}
+
 /// What must be kept whatever its age.
 struct Keep {
     /// The newest complete end of each partition of windows of volume; of all partitions, where windows are of time.
@@ -100,10 +109,13 @@ struct Keep {
 }
 
 impl Keep {
-    async fn of(parts: &Parts, job: &JobRecord, retention_us: i64, windows: &[WindowId]) -> Result<Self, TickError> {
-        let mut listing = view::plans(&*parts.meta, &job.name).await?;
-        listing.items.extend(parts.meta.list(&keys::specs(&job.name)).await?.items);
-        let view = View::new(&listing);
+    async fn of(
+        parts: &Parts,
+        job: &JobRecord,
+        retention_us: i64,
+        view: &View,
+        windows: &[WindowId],
+    ) -> Result<Self, TickError> {
         if view.unreadable(&job.name).is_some() {
             // It may be a batch of a newer version.
             return Ok(Self { newest: BTreeMap::new(), in_flight: Vec::new() });
@@ -145,22 +157,27 @@ impl Keep {
 
     /// The windows that are too old, oldest first, with their newest `_complete` markers: of time from the first on, of
     /// volume from each partition's first on, so that what is left begins where the record says.
+    ///
+    /// `through`: up to where the record tells of windows of time already.
     async fn old(
         &self,
         parts: &Parts,
         job: &JobRecord,
         retention_us: i64,
+        mut through: Option<Timestamp>,
         windows: &[WindowId],
     ) -> Result<Vec<(WindowId, Complete)>, TickError> {
         let now = parts.clock.now();
         let (mut old, mut done) = (Vec::new(), Vec::new());
-        // Of windows of time: up to where the record will tell of them.
-        let mut through = Timestamp::MIN;
         for window in windows {
             let of = window.volume().map(|id| id.partition);
-            let is_within = window.time().is_some_and(|start| start < through);
+            let is_within = window.time().is_some_and(|start| Some(start) < through);
             if (old.len() >= MOST && !is_within) || done.contains(&of) {
                 continue;
+            }
+            // What is missing before it would be told of without being counted.
+            if window.time().zip(through).is_some_and(|(start, through)| start > through) {
+                break;
             }
             let limit = self.newest.get(&of).map(|newest| now.min(*newest).plus_micros(-retention_us));
             let complete = match limit {
@@ -171,7 +188,7 @@ impl Keep {
             };
             match complete {
                 Some(complete) => {
-                    through = through.max(complete.plan.until);
+                    through = through.max(Some(complete.plan.until));
                     old.push((*window, complete));
                 }
                 None => done.push(of),

@@ -245,16 +245,12 @@ pub fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-    use std::time::Duration;
-
-    use async_trait::async_trait;
-    use futures::stream::BoxStream;
-    use windrow_ports::meta::{Events, Op, Txn, TxnOutcome};
+    use windrow_ports::meta::{Op, Txn};
     use windrow_protocol::revise::{Span, SpecRef};
     use windrow_protocol::{BackfillName, Timestamp};
 
     use super::*;
+    use crate::fixture::Meanwhile;
 
     fn item(key: &str, value: impl Into<Vec<u8>>) -> KeyValue {
         let value: Vec<u8> = value.into();
@@ -299,49 +295,6 @@ mod tests {
         assert!(!view.is_assigned(&assignment));
     }
 
-    /// A store in which somebody writes after each listing of wishes.
-    #[derive(Debug)]
-    struct Meanwhile {
-        inner: Arc<dyn MetaStore>,
-        writes: Mutex<Vec<Txn>>,
-    }
-
-    #[async_trait]
-    impl MetaStore for Meanwhile {
-        async fn get(&self, key: &str) -> Result<Option<KeyValue>, MetaError> {
-            self.inner.get(key).await
-        }
-        async fn list(&self, prefix: &str) -> Result<Listing, MetaError> {
-            let listing = self.inner.list(prefix).await?;
-            let write = if prefix.contains("/revisions/") { self.writes.lock().unwrap().pop() } else { None };
-            if let Some(write) = write {
-                self.inner.txn(write).await?;
-            }
-            Ok(listing)
-        }
-        async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetaError> {
-            self.inner.txn(txn).await
-        }
-        fn watch(&self, prefix: &str, from: i64) -> BoxStream<'static, Result<Events, MetaError>> {
-            self.inner.watch(prefix, from)
-        }
-        async fn grant(&self, ttl: Duration) -> Result<i64, MetaError> {
-            self.inner.grant(ttl).await
-        }
-        async fn keep_alive(&self, lease: i64) -> Result<Duration, MetaError> {
-            self.inner.keep_alive(lease).await
-        }
-        async fn revoke(&self, lease: i64) -> Result<(), MetaError> {
-            self.inner.revoke(lease).await
-        }
-        async fn compact(&self, revision: i64) -> Result<(), MetaError> {
-            self.inner.compact(revision).await
-        }
-        async fn ping(&self) -> Result<(), MetaError> {
-            self.inner.ping().await
-        }
-    }
-
     /// What is left to do of a wish is in the wish or among the batches, whenever they are listed.
     #[tokio::test]
     async fn a_wish_that_becomes_batches_while_a_job_is_listed_is_not_missed() {
@@ -355,11 +308,11 @@ mod tests {
         parts.meta.txn(Txn { when: vec![], then: vec![put(&wish)] }).await.unwrap();
         // All its windows are planned and run after the batches were listed: only the wish of before tells of them.
         let done = Wish { next: at(9), ..wish.clone() };
-        let writes = Mutex::new(vec![Txn { when: vec![], then: vec![put(&done)] }]);
-        let meta = Meanwhile { inner: parts.meta.clone(), writes };
-        let view = View::new(&plans(&meta, &name).await.unwrap());
+        let (store, write) = (parts.meta.clone(), Txn { when: vec![], then: vec![put(&done)] });
+        let meta = Meanwhile::new(parts.meta.clone(), async move { store.txn(write).await.map(drop).unwrap() });
+        let view = View::new(&plans(&*meta, &name).await.unwrap());
         assert_eq!(view.revisions_pending(&name), 1);
-        assert_eq!(View::new(&plans(&meta, &name).await.unwrap()).revisions_pending(&name), 0, "once it is over");
+        assert_eq!(View::new(&plans(&*meta, &name).await.unwrap()).revisions_pending(&name), 0, "once it is over");
     }
 
     fn keys_of_job(name: &JobName) -> String {

@@ -76,7 +76,8 @@ enum Command {
     Describe(jobs::JobArgs),
     /// Print a job whenever it changes.
     Watch(jobs::JobArgs),
-    /// Wait until windows are complete. Exits with 1 if they are not in time, or a batch has failed.
+    /// Wait until windows are complete. Exits with 1 if they are not in time, or a batch of theirs is parked; not for a new
+    /// revision that is, whose window has its result before.
     Wait(wait::Args),
     /// Delete a job. Its output stays.
     Delete(jobs::ChangeArgs),

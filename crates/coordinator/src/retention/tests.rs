@@ -10,7 +10,7 @@ use windrow_protocol::state::{BatchRecord, Task};
 use windrow_protocol::{JobName, Offset};
 
 use super::*;
-use crate::fixture;
+use crate::fixture::{self, Meanwhile};
 use crate::view::encode;
 
 const P3: Part = Part::Partition(PartitionId(3));
@@ -237,6 +237,34 @@ async fn a_window_without_its_last_step_stays_and_all_after_it() {
     let path = paths::marker(&world.job.name, window(1), Part::Finish, Revision(0));
     world.parts.store.delete(vec![path]).await.unwrap();
     assert_eq!(world.expire().await, 1);
+}
+
+/// Where a window's markers are, and where else they can be: a listing of windows shows those that have some.
+fn commits_of(world: &World, of: i64) -> (std::path::PathBuf, std::path::PathBuf) {
+    let folder = world.folder.path();
+    (folder.join("store").join(paths::window_commits(&world.job.name, window(of))), folder.join("elsewhere"))
+}
+
+#[tokio::test]
+async fn a_window_that_completes_while_it_is_looked_what_is_old_is_counted() {
+    let mut world = World::new().await;
+    let (commits, elsewhere) = commits_of(&world, 0);
+    std::fs::rename(&commits, &elsewhere).unwrap();
+    let completes = async move { std::fs::rename(elsewhere, commits).unwrap() };
+    world.parts.meta = Meanwhile::new(world.parts.meta.clone(), completes);
+    assert_eq!(world.expire().await, 4);
+    assert_eq!(world.record().await.unwrap().1.windows, 4);
+}
+
+#[tokio::test]
+async fn a_window_of_which_nothing_is_there_keeps_all_after_it() {
+    let world = World::new().await;
+    let (commits, elsewhere) = commits_of(&world, 2);
+    std::fs::rename(&commits, &elsewhere).unwrap();
+    assert_eq!((world.expire().await, world.record().await.unwrap().1.through), (2, Some(hour(2))));
+    assert_eq!(world.expire().await, 0, "nor with the next record");
+    std::fs::rename(&elsewhere, &commits).unwrap();
+    assert_eq!((world.expire().await, world.record().await.unwrap().1.windows), (2, 4));
 }
 
 #[tokio::test]

@@ -55,10 +55,11 @@ impl Input {
         if name == "-" {
             bail!("standard input can't be sent: files are read twice, first to check all of it; save it in a file");
         }
-        let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
-        let meta = file.metadata().with_context(|| format!("cannot read {name}"))?;
+        // Before it is opened: a pipe would wait for its writer.
+        let meta = path.metadata().with_context(|| format!("cannot open {name}"))?;
         ensure!(!meta.is_dir(), "{name} is a directory; name its files, e.g. {name}/*.csv");
         ensure!(meta.is_file(), "{name} is no regular file: files are read twice, first to check all of it");
+        let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
         let mut head = Vec::new();
         file.take(HEAD_BYTES).read_to_end(&mut head).with_context(|| format!("cannot read {name}"))?;
         ensure!(!head.is_empty(), "{name} is empty: not even a header");

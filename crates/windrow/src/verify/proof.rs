@@ -134,7 +134,7 @@ async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, ex
         let parked = output::count(state.batches_failed, "batch");
         report
             .notes
-            .push(format!("{parked} failed and parked: their windows are not complete; `windrow describe {job}`"));
+            .push(format!("{parked} failed and parked: their windows, or new revisions of them, are not complete; `windrow describe {job}`"));
     }
     report.strays(published);
     report.taken_in += report.expired.taken_in;

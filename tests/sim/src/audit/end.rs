@@ -167,6 +167,10 @@ fn windows(seen: &Seen, job: &JobName, spec: &JobSpec, end: &End<'_>) -> Checked
         must!(through, "{job}: windows are complete up to {at}, of {progress:?}");
         let n: u64 = completes.iter().map(|complete| complete.plan.windows).sum();
         must!(n == progress.windows_complete, "{job}: {n} windows are complete, of {progress:?}");
+        let gone = seen.expired.get(job).map(|(_, expired)| expired);
+        let left = completes.iter().filter(|it| gone.is_none_or(|gone| !gone.covers(it.plan.window.id())));
+        let told = gone.map_or(0, |gone| gone.windows) + left.map(|it| it.plan.windows).sum::<u64>();
+        must!(told == n, "{job}: record and markers tell of {told} windows, but {n} were complete");
     }
     Ok(())
 }
