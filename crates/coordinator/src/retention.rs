@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt};
 use windrow_ports::meta::{Compare, Op, Txn};
 use windrow_protocol::job::LatePolicy;
-use windrow_protocol::marker::{Complete, MARKER_VERSION, Marker};
+use windrow_protocol::marker::{Complete, Expired, MARKER_VERSION, Marker};
 use windrow_protocol::plan::Part;
 use windrow_protocol::state::{BatchRecord, JobRecord, Task, keys};
 use windrow_protocol::{PartitionId, Revision, Timestamp, WindowId, paths};
@@ -49,7 +49,7 @@ pub async fn expire(parts: &Parts, job: &JobRecord, leads: &Compare) -> Result<u
     let (number, mut expired) = before.unwrap_or_default();
     expired.version = MARKER_VERSION;
     let mut old = Vec::new();
-    for (window, complete) in keep.old(parts, job, retention.micros(), expired.through, &left).await? {
+    for (window, complete) in keep.old(parts, job, retention.micros(), &expired, &left).await? {
         expired.add(&complete, &markers(parts, job, window).await?);
         old.push(window);
     }
@@ -158,25 +158,28 @@ impl Keep {
     /// The windows that are too old, oldest first, with their newest `_complete` markers: of time from the first on, of
     /// volume from each partition's first on, so that what is left begins where the record says.
     ///
-    /// `through`: up to where the record tells of windows of time already.
+    /// `told`: the record as it is.
     async fn old(
         &self,
         parts: &Parts,
         job: &JobRecord,
         retention_us: i64,
-        mut through: Option<Timestamp>,
+        told: &Expired,
         windows: &[WindowId],
     ) -> Result<Vec<(WindowId, Complete)>, TickError> {
         let now = parts.clock.now();
         let (mut old, mut done) = (Vec::new(), Vec::new());
+        // Of windows of time: up to where the record will tell of them, and whether one of them is counted by it.
+        let (mut through, mut has_counted) = (told.through, told.windows > 0);
         for window in windows {
             let of = window.volume().map(|id| id.partition);
             let is_within = window.time().is_some_and(|start| Some(start) < through);
             if (old.len() >= MOST && !is_within) || done.contains(&of) {
                 continue;
             }
-            // What is missing before it would be told of without being counted.
-            if window.time().zip(through).is_some_and(|(start, through)| start > through) {
+            // What is missing before it would be told of without being counted. Windows from before the job's first one, which
+            // have late readings only, are not one after the other.
+            if has_counted && window.time().zip(through).is_some_and(|(start, through)| start > through) {
                 break;
             }
             let limit = self.newest.get(&of).map(|newest| now.min(*newest).plus_micros(-retention_us));
@@ -189,6 +192,7 @@ impl Keep {
             match complete {
                 Some(complete) => {
                     through = through.max(Some(complete.plan.until));
+                    has_counted |= complete.plan.windows > 0;
                     old.push((*window, complete));
                 }
                 None => done.push(of),

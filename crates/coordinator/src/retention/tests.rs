@@ -2,7 +2,6 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde_json::json;
 use windrow_ports::meta::{Op, Txn};
-use windrow_protocol::marker::Expired;
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::BatchId;
 use windrow_protocol::revise::{Span, SpecRef, Wish};

@@ -304,7 +304,9 @@ impl Report {
     /// Up to where the job says that all windows are complete, none may be without a `_complete` marker.
     fn chain(&mut self, complete: &[&Complete], through: Option<Timestamp>) {
         let Some(through) = through else { return };
-        let mut last = self.expired.through.or(complete.first().map(|marker| marker.plan.window.start));
+        // Windows from before the job's first one, which have late readings only, are not one after the other.
+        let gone = self.expired.through.filter(|_| self.expired.windows > 0);
+        let mut last = gone.or(complete.first().map(|marker| marker.plan.window.start));
         for marker in complete {
             let next = marker.plan.window.start;
             if let Some(until) = last
@@ -335,5 +337,36 @@ impl Report {
         for path in published.into_iter().filter(|path| !self.named.contains(path) && !is_gone(path)) {
             self.findings.push(format!("{path} is named by no marker: it is not windrow's result"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hour(hour: i64) -> Timestamp {
+        Timestamp::from_millis(hour * 3_600_000)
+    }
+
+    /// What is wrong with a job that is complete up to hour 4, when hours before 1 are gone and hour 3 is left.
+    fn chain(windows_gone: u64) -> Vec<String> {
+        let complete = serde_json::json!({
+            "version": 1, "job": "j", "attempt": "a", "files": [], "rows": 0, "ledger": {}, "inputs": [],
+            "committedAt": hour(4), "plan": {
+                "topic": "t", "topicId": "i", "window": {"start": hour(3), "end": hour(4)}, "until": hour(4),
+                "windows": 1, "partitions": [], "empty": [], "revision": 0, "specHash": "h", "generation": 1,
+            },
+        });
+        let complete: Complete = serde_json::from_value(complete).unwrap();
+        let expired = Expired { windows: windows_gone, through: Some(hour(1)), ..Expired::default() };
+        let mut report = Report { expired, ..Report::default() };
+        report.chain(&[&complete], Some(hour(4)));
+        report.findings
+    }
+
+    #[test]
+    fn what_is_gone_reaches_to_what_is_left_unless_it_is_from_before_the_job_s_first_window() {
+        assert_eq!(chain(1).len(), 1, "hours 1 and 2 are nowhere");
+        assert_eq!(chain(0), Vec::<String>::new());
     }
 }

@@ -255,8 +255,14 @@ fn a_stopped_dev_is_read_from_its_folder_and_a_running_one_is_not_locked_out_of(
     dev.run(&[&["backfill", "fleet", "--wait"][..], &span].concat()).ok();
     assert_eq!(dev.terminate(), 0);
     std::fs::rename(dev.folder.path().join("data/store"), dev.folder.path().join("store")).unwrap();
-    let alone = outcome(windrow(&["dev", "--data-dir", &dev.data_dir()]), None).fails(1);
-    assert!(alone.contains("data/store, and that is not there: put it back"), "{alone}");
+    let free = "127.0.0.1:0";
+    let mut alone = windrow(&["dev", "--data-dir", &dev.data_dir(), "--grpc", free, "--http", free]);
+    let mut alone = alone.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // One that runs says its address.
+    let address = BufReader::new(alone.stdout.take().unwrap()).lines().next();
+    let _ = alone.kill();
+    let said = String::from_utf8(alone.wait_with_output().unwrap().stderr).unwrap();
+    assert!(address.is_none() && said.contains("data/store, and that is not there: put it back"), "{address:?} {said}");
     let missing = outcome(windrow(&["verify", "fleet", "--data-dir", "/nowhere"]), None).fails(1);
     assert!(missing.contains("holds no windrow data"), "{missing}");
 }
