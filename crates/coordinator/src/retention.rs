@@ -31,20 +31,16 @@ pub async fn expire(parts: &Parts, job: &JobRecord, leads: &Compare) -> Result<u
     if before.is_none() && job.spec.output.retention.is_none() {
         return Ok(0);
     }
-    // Before the folders: a window that completes between the two is in flight or listed, never neither.
-    let plans = plans(parts, job).await?;
-    let names = parts.store.folders(&paths::commits(&job.name)).await?;
-    let mut windows: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    windows.sort();
-    let (gone, left): (Vec<_>, Vec<_>) = match &before {
-        Some((_, expired)) => windows.into_iter().partition(|window| expired.covers(*window)),
-        None => (Vec::new(), windows),
-    };
+    let is_gone = |window: &WindowId| before.as_ref().is_some_and(|(_, expired)| expired.covers(*window));
+    let (gone, _): (Vec<_>, Vec<_>) = listed(parts, job).await?.into_iter().partition(is_gone);
     // Somebody was stopped while removing them.
     if !gone.is_empty() {
         remove(parts, job, leads, gone).await?;
     }
     let Some(retention) = job.spec.output.retention else { return Ok(0) };
+    // Before the folders: a window that completes between the two is in flight or listed, never neither.
+    let plans = plans(parts, job).await?;
+    let (_, left): (Vec<_>, Vec<_>) = listed(parts, job).await?.into_iter().partition(is_gone);
     let keep = Keep::of(parts, job, retention.micros(), &plans, &left).await?;
     let (number, mut expired) = before.unwrap_or_default();
     expired.version = MARKER_VERSION;
@@ -91,6 +87,14 @@ async fn retire(
     }
     let then = vec![Op::put(keys::retired(&job.name), encode(&through))];
     Ok(parts.meta.txn(Txn { when, then }).await?.applied)
+}
+
+/// The windows that have markers, oldest first.
+async fn listed(parts: &Parts, job: &JobRecord) -> Result<Vec<WindowId>, TickError> {
+    let names = parts.store.folders(&paths::commits(&job.name)).await?;
+    let mut windows: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    windows.sort();
+    Ok(windows)
 }
 
 /// What a job still has to do.
@@ -179,7 +183,11 @@ impl Keep {
             }
             // What is missing before it would be told of without being counted. Windows from before the job's first one, which
             // have late readings only, are not one after the other.
-            if has_counted && window.time().zip(through).is_some_and(|(start, through)| start > through) {
+            if let Some((start, through)) = window.time().zip(through)
+                && has_counted
+                && start > through
+            {
+                tracing::warn!(job = %job.name, %through, %start, "no window goes: the markers of those in between are missing");
                 break;
             }
             let limit = self.newest.get(&of).map(|newest| now.min(*newest).plus_micros(-retention_us));

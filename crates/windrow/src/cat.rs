@@ -195,7 +195,7 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
             around.window.id()
         );
         let run = output::count(around.windows, "window");
-        tell!("{window} is in a run of {run} without readings, {} to {}", around.window.start, around.until);
+        tell!("window {window} has no readings: it is in a run of {run}, {} to {}", around.window.start, around.until);
         return Ok(Vec::new());
     }
     if args.all {

@@ -88,28 +88,29 @@ pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: 
     let names = store.folders(&paths::commits(job)).await?;
     let mut all: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
     all.sort();
-    let (mut wanted, mut total) = filter.folders(all.clone());
+    let (wanted, total) = filter.folders(all.clone());
     // A window that was amended within a run of empty ones has a folder of its own: the run began before that.
-    if let (Some(from), Some(first)) = (filter.from, wanted.first()) {
-        let mut at = all.partition_point(|id| id < first);
-        let is_amended = |past: Past| past.complete.plan.windows == 0;
-        while at > 0
-            && starts_before(&all[at], from)
-            && window(store, job, all[at], false).await?.is_none_or(is_amended)
-        {
-            at -= 1;
-            wanted.insert(0, all[at]);
-            total += 1;
-        }
-    }
+    let first = wanted.first().filter(|first| filter.from.is_some_and(|from| starts_before(first, from)));
+    let earlier: Vec<WindowId> = first.map_or_else(Vec::new, |first| {
+        let before = all.partition_point(|id| id < first);
+        all[..before].iter().rev().copied().collect()
+    });
+    let is_taken = |past: &Past| filter.takes(past.complete.plan.window.start, past.complete.plan.until);
     let mut progress = Progress::new("reading", wanted.len() as u64, "windows");
     let mut reads = futures::stream::iter(wanted).map(|id| window(store, job, id, partitions)).buffered(CONCURRENCY);
-    let mut found = Vec::new();
+    let (mut found, mut begins_before) = (Vec::new(), None);
     while let Some(past) = reads.try_next().await? {
         progress.inc(1);
-        found.extend(past.filter(|past| filter.takes(past.complete.plan.window.start, past.complete.plan.until)));
+        begins_before.get_or_insert(past.as_ref().is_none_or(|past| past.complete.plan.windows == 0));
+        found.extend(past.filter(is_taken));
     }
-    // Windows of time are in this order already.
+    let mut earlier = futures::stream::iter(earlier).map(|id| window(store, job, id, partitions)).buffered(CONCURRENCY);
+    while begins_before == Some(true)
+        && let Some(past) = earlier.try_next().await?
+    {
+        begins_before = Some(past.as_ref().is_none_or(|past| past.complete.plan.windows == 0));
+        found.extend(past.filter(is_taken));
+    }
     found.sort_by_key(|past| past.complete.plan.until);
     // Names of windows of volume do not tell which of them are of the asked time.
     let of_volume = found.iter().any(|past| past.complete.plan.window.volume.is_some());

@@ -177,9 +177,9 @@ impl Clock {
         let digits = text.trim_start_matches('-').split('.').next().map_or(0, str::len);
         let fits = |pattern: &&str| self.text(&text, &Format::Strptime((*pattern).to_owned())).is_ok();
         // Milliseconds of before September 2001, or a date and a time without anything in between.
-        let may_be_date = digits == 12 && KNOWN.iter().any(fits);
+        let may_be_date = is_number && digits == 12 && KNOWN.iter().any(fits);
         match digits {
-            _ if is_number && may_be_date => {}
+            _ if may_be_date => {}
             9 | 10 if is_number => return Ok(Format::Unix(1_000_000)),
             12 | 13 if is_number => return Ok(Format::Unix(1_000)),
             15 | 16 if is_number => return Ok(Format::Unix(1)),
@@ -250,6 +250,8 @@ mod tests {
         assert!(error.contains("'%d/%m/%Y %H:%M' or --time-format '%m/%d/%Y %H:%M'"), "{error}");
         let error = clock("UTC").detect(&text("22/10/2012 09:00")).unwrap_err();
         assert!(error.contains("does --time-format '%d/%m/%Y %H:%M' fit"), "{error}");
+        let error = clock("UTC").detect(&text("22/12/2026 10.05.30")).unwrap_err();
+        assert!(error.contains("does --time-format '%d/%m/%Y %H.%M.%S' fit"), "{error}");
         let error = clock("UTC").detect(&text("202603290130")).unwrap_err();
         assert!(error.contains("choose --time-format '%Y%m%d%H%M' or --time-format unix_ms"), "{error}");
         assert!(clock("UTC").detect(&text("17.5")).unwrap_err().contains("--epoch"));
