@@ -32,15 +32,18 @@ pub async fn expire(parts: &Parts, job: &JobRecord, leads: &Compare) -> Result<u
         return Ok(0);
     }
     let is_gone = |window: &WindowId| before.as_ref().is_some_and(|(_, expired)| expired.covers(*window));
-    let (gone, _): (Vec<_>, Vec<_>) = listed(parts, job).await?.into_iter().partition(is_gone);
+    let mut gone = parts.store.windows(&job.name).await?;
+    gone.retain(is_gone);
     // Somebody was stopped while removing them.
     if !gone.is_empty() {
         remove(parts, job, leads, gone).await?;
     }
     let Some(retention) = job.spec.output.retention else { return Ok(0) };
-    // Before the folders: a window that completes between the two is in flight or listed, never neither.
+    // After what may have taken long, and before the folders: a window that completes between the two is in flight or listed,
+    // never neither.
     let plans = plans(parts, job).await?;
-    let (_, left): (Vec<_>, Vec<_>) = listed(parts, job).await?.into_iter().partition(is_gone);
+    let mut left = parts.store.windows(&job.name).await?;
+    left.retain(|window| !is_gone(window));
     let keep = Keep::of(parts, job, retention.micros(), &plans, &left).await?;
     let (number, mut expired) = before.unwrap_or_default();
     expired.version = MARKER_VERSION;
@@ -87,14 +90,6 @@ async fn retire(
     }
     let then = vec![Op::put(keys::retired(&job.name), encode(&through))];
     Ok(parts.meta.txn(Txn { when, then }).await?.applied)
-}
-
-/// The windows that have markers, oldest first.
-async fn listed(parts: &Parts, job: &JobRecord) -> Result<Vec<WindowId>, TickError> {
-    let names = parts.store.folders(&paths::commits(&job.name)).await?;
-    let mut windows: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    windows.sort();
-    Ok(windows)
 }
 
 /// What a job still has to do.
@@ -187,7 +182,7 @@ impl Keep {
                 && has_counted
                 && start > through
             {
-                tracing::warn!(job = %job.name, %through, %start, "no window goes: the markers of those in between are missing");
+                tracing::warn!(job = %job.name, %through, %start, "windows from there on stay: the markers of those in between are missing");
                 break;
             }
             let limit = self.newest.get(&of).map(|newest| now.min(*newest).plus_micros(-retention_us));

@@ -21,6 +21,14 @@ fn decode<T: DeserializeOwned>(path: &str, json: &[u8], version: impl Fn(&T) -> 
 }
 
 impl Store {
+    /// The windows of a job that have a folder of markers, in their order: complete, or about to be.
+    pub async fn windows(&self, job: &JobName) -> Result<Vec<WindowId>, StoreError> {
+        let names = self.folders(&paths::commits(job)).await?;
+        let mut windows: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        windows.sort();
+        Ok(windows)
+    }
+
     /// The marker at a path; `None` if there is none.
     pub async fn read_marker<M: Committed>(&self, path: &str) -> Result<Option<M>, StoreError> {
         let bytes = match self.get(path).await {
@@ -108,5 +116,29 @@ impl Store {
             }
             (verdict, Some(found)) => Ok((verdict, found)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::ObjectStoreExt;
+
+    use super::*;
+    use crate::S3Settings;
+
+    #[tokio::test]
+    async fn windows_are_listed_in_order_while_they_have_markers() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().display());
+        let (store, job) = (Store::open(&url, &S3Settings::default()).unwrap(), JobName::new("j").unwrap());
+        let window = |name: &str| name.parse::<WindowId>().unwrap();
+        let [first, second] = ["20260101T000000Z", "20260101T010000Z"].map(window);
+        let marker = |window| paths::marker(&job, window, Part::Finish, windrow_protocol::Revision(0));
+        for path in [marker(second), marker(first), paths::expired(&job, 1)] {
+            store.inner.put(&Path::from(path), "{}".into()).await.unwrap();
+        }
+        assert_eq!(store.windows(&job).await.unwrap(), [first, second]);
+        store.delete(vec![marker(first)]).await.unwrap();
+        assert_eq!(store.windows(&job).await.unwrap(), [second], "no empty folder stays");
     }
 }

@@ -49,6 +49,8 @@ impl Store {
             let folder = PathBuf::from(folder);
             std::fs::create_dir_all(&folder).map_err(|error| unusable(&error))?;
             let local = LocalFileSystem::new_with_prefix(&folder).map_err(|error| unusable(&error))?;
+            // As in a bucket: a folder is there while something is in it.
+            let local = local.with_automatic_cleanup(true);
             return Ok(Self::moving(url, Arc::new(local), Moves::Rename));
         }
         let Some(rest) = url.strip_prefix("s3://") else {

@@ -170,8 +170,7 @@ async fn windows(store: &Store, args: &Args) -> Result<Vec<Past>> {
         return Ok(vec![past.with_context(|| format!("window {window} of job {job} has no revision {number}"))?]);
     }
     if let Some(window) = args.window {
-        let gone = store.expired(job).await?.is_some_and(|(_, expired)| expired.covers(window));
-        ensure!(!gone, "window {window} of job {job} is gone: its retention (spec.output.retention) has ended");
+        history::expect_kept(store, job, window).await?;
         if let Some(past) = history::window(store, job, window, true).await? {
             return Ok(vec![past]);
         }
@@ -317,12 +316,15 @@ async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) ->
         let batch = readable(batch)?;
         if args.all { with_window(&batch, window) } else { Ok(batch) }
     };
-    // A header comes before the first row, and has to be that of all: so each file is looked into before.
+    // A header comes before the first row, and has to be that of all: so each file is looked into before, and one alone, too,
+    // since of bytes it depends on all rows whether they are text.
     let mut header = None;
-    if args.output == Form::Csv && (files.len() > 1 || args.dataset == What::Quarantine) {
+    let mut fetched = None;
+    if args.output == Form::Csv {
         let mut schemas = Vec::new();
         for (window, file) in &files {
             store.fetch(file, local.path()).await?;
+            fetched = Some(file.path.clone());
             schemas.extend(schemas_of(local.path(), |batch| named(batch, *window))?);
         }
         header = Some(columns::union(schemas));
@@ -331,7 +333,10 @@ async fn print(store: &Store, args: &Args, files: Vec<(WindowId, FileEntry)>) ->
         if left == 0 {
             break;
         }
-        store.fetch(&file, local.path()).await?;
+        if fetched.as_ref() != Some(&file.path) {
+            store.fetch(&file, local.path()).await?;
+            fetched = Some(file.path);
+        }
         for batch in parquet::read(local.path())? {
             let batch = batch?;
             let batch = named(batch.slice(0, batch.num_rows().min(left)), window)?;

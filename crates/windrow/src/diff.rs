@@ -43,6 +43,7 @@ pub async fn run(args: Args) -> Result<()> {
         Some(folder) => place::store_in(folder)?,
         None => args.store.open(None).await?,
     };
+    history::expect_kept(&store, &args.job, args.window).await?;
     let newest = history::window(&store, &args.job, args.window, false).await?;
     let newest = newest.with_context(|| format!("window {} of job {} is not complete", args.window, args.job))?;
     let to = args.to.unwrap_or(newest.complete.plan.revision.0);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
 use windrow_protocol::marker::{Committed, Complete, FileEntry, Marker};
 use windrow_protocol::plan::Part;
@@ -85,9 +85,7 @@ pub struct Past {
 
 /// Complete windows in the order of their ends, and how many folders of windows match without the limit.
 pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: bool) -> Result<(Vec<Past>, usize)> {
-    let names = store.folders(&paths::commits(job)).await?;
-    let mut all: Vec<WindowId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    all.sort();
+    let all = store.windows(job).await?;
     let (wanted, total) = filter.folders(all.clone());
     // A window that was amended within a run of empty ones has a folder of its own: the run began before that.
     let first = wanted.first().filter(|first| filter.from.is_some_and(|from| starts_before(first, from)));
@@ -96,19 +94,21 @@ pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: 
         all[..before].iter().rev().copied().collect()
     });
     let is_taken = |past: &Past| filter.takes(past.complete.plan.window.start, past.complete.plan.until);
+    // Or it is not complete.
+    let is_within_run = |past: &Option<Past>| past.as_ref().is_none_or(|past| past.complete.plan.windows == 0);
     let mut progress = Progress::new("reading", wanted.len() as u64, "windows");
     let mut reads = futures::stream::iter(wanted).map(|id| window(store, job, id, partitions)).buffered(CONCURRENCY);
     let (mut found, mut begins_before) = (Vec::new(), None);
     while let Some(past) = reads.try_next().await? {
         progress.inc(1);
-        begins_before.get_or_insert(past.as_ref().is_none_or(|past| past.complete.plan.windows == 0));
+        begins_before.get_or_insert(is_within_run(&past));
         found.extend(past.filter(is_taken));
     }
     let mut earlier = futures::stream::iter(earlier).map(|id| window(store, job, id, partitions)).buffered(CONCURRENCY);
     while begins_before == Some(true)
         && let Some(past) = earlier.try_next().await?
     {
-        begins_before = Some(past.as_ref().is_none_or(|past| past.complete.plan.windows == 0));
+        begins_before = Some(is_within_run(&past));
         found.extend(past.filter(is_taken));
     }
     found.sort_by_key(|past| past.complete.plan.until);
@@ -118,6 +118,13 @@ pub async fn windows(store: &Store, job: &JobName, filter: &Filter, partitions: 
     let skipped = filter.limit.map_or(0, |limit| found.len().saturating_sub(limit));
     found.drain(..skipped);
     Ok((found, total))
+}
+
+/// Says so of a window that is gone.
+pub async fn expect_kept(store: &Store, job: &JobName, window: WindowId) -> Result<()> {
+    let gone = store.expired(job).await?.is_some_and(|(_, expired)| expired.covers(window));
+    ensure!(!gone, "window {window} of job {job} is gone: its retention (spec.output.retention) has ended");
+    Ok(())
 }
 
 /// One window, if it is complete: the newest revision that is.

@@ -37,7 +37,7 @@ pub enum Topic {
 impl Ends {
     /// First offset of a partition, and the first that is not there yet; `None` if nobody knows.
     pub async fn of(&self, topic: &TopicName, partition: PartitionId) -> Result<Option<OffsetRange>> {
-        // A topic, or a partition, that the log does not have holds nothing.
+        // A topic that has gone since, or a partition that the log does not have, holds nothing.
         let nothing = OffsetRange::new(Offset(0), Offset(0));
         match self {
             Self::Log(log) => {
