@@ -259,13 +259,13 @@ fn hand(view: &View, batch: &Versioned<BatchRecord>, worker: &WorkerRecord, revi
         tracing::error!(batch = %record.id, "the spec that the batch was planned with is not stored");
         return;
     };
-    let assignment = Assignment {
-        id: record.id.clone(),
-        task: record.task.clone(),
-        spec: spec.clone(),
-        skip: record.skip.clone(),
-        outcome: None,
-    };
+    // How long it may take says nothing of what it comes to: the job as it is now decides, also over what was planned before.
+    let mut spec = spec.clone();
+    if let Some(job) = view.jobs.get(&record.id.job) {
+        spec.attempt_timeout = job.value.spec.attempt_timeout;
+    }
+    let assignment =
+        Assignment { id: record.id.clone(), task: record.task.clone(), spec, skip: record.skip.clone(), outcome: None };
     let assigned = BatchRecord { state: BatchState::Assigned { worker: worker.id.clone() }, ..record.clone() };
     let key = keys::batch(&record.id.job, record.id.window, record.id.part);
     let assignment_key = keys::assignment(&worker.id, &record.id);

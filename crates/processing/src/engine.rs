@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -90,7 +92,9 @@ impl Engine {
         let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
         let context = SessionContext::new_with_state(session(config).with_runtime_env(runtime).build());
         context.register_table(table, Arc::new(StreamingTable::try_new(schema, vec![source])?))?;
-        let stream = context.sql(sql).await?.execute_stream().await?;
+        let query = context.sql(sql).await?;
+        let (tasks, physical) = (Arc::new(query.task_ctx()), query.create_physical_plan().await?);
+        let stream = execute_stream(can_be_stopped(physical)?, tasks)?;
         let wanted = output.clone();
         let batches = stream.map(move |batch| {
             // Optimising may sharpen nullability; all files of a job have the planned schema.
@@ -99,6 +103,17 @@ impl Engine {
         });
         Ok(BatchStream { schema: output, batches: batches.boxed() })
     }
+}
+
+/// The plan with a pause for whoever wants to stop it behind each operator that can make more rows than it gets. Otherwise
+/// only what reads pauses, and a join that makes 10^18 rows of one batch goes on after its attempt was given up. One that
+/// compares for long and makes none pauses only between the batches that it gets.
+fn can_be_stopped(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    let with_pause = |node: Arc<dyn ExecutionPlan>| {
+        let multiplies = node.children().len() > 1 || node.name() == "UnnestExec";
+        Ok(if multiplies { Transformed::yes(Arc::new(CooperativeExec::new(node)) as _) } else { Transformed::no(node) })
+    };
+    Ok(plan.transform_up(with_pause)?.data)
 }
 
 /// The input of a map: can be read once.

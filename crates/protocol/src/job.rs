@@ -73,6 +73,10 @@ pub struct JobSpec {
     /// How often a batch is tried before it is parked as failed. Default 5.
     #[serde(default = "default_max_attempts")]
     pub max_attempts: u32,
+    /// How long the work of one attempt at a batch may take: reading, SQL, upload. Then it is stopped and counts as failed.
+    /// Default 1h, at least 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt_timeout: Option<Length>,
 }
 
 fn default_lateness() -> Length {
@@ -85,6 +89,12 @@ fn default_idle_timeout() -> Length {
 
 /// [`JobSpec::amend_reach`] where it is left out: a week.
 const DEFAULT_REACH: Length = Length::from_whole_millis(7 * DAY_MS);
+
+/// [`JobSpec::attempt_timeout`] where it is left out: an hour.
+const DEFAULT_ATTEMPT_TIMEOUT: Length = Length::from_whole_millis(3_600_000);
+
+/// A client of an object store tries for 3 minutes before it says that the store can't be reached.
+const LEAST_ATTEMPT_TIMEOUT: Length = Length::from_whole_millis(300_000);
 
 fn default_max_attempts() -> u32 {
     5
@@ -243,16 +253,22 @@ pub enum OutputFormat {
 }
 
 impl JobSpec {
-    /// SHA-256 (first 16 hex digits) over the canonical JSON: two specs have the same hash iff they compute the same.
+    /// SHA-256 (first 16 hex digits) over the canonical JSON: equal specs have the same, others another one,
+    /// but for how long an attempt may take, which the job as it is now decides.
     pub fn hash(&self) -> String {
         // Maps are ordered and no float occurs, so the JSON is canonical; a struct of strings and maps always serialises.
-        let json = serde_json::to_vec(self).unwrap_or_default();
+        let json = serde_json::to_vec(&Self { attempt_timeout: None, ..self.clone() }).unwrap_or_default();
         Sha256::digest(&json).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// How the job's batches treat late readings.
     pub fn late_rule(&self) -> LateRule {
         LateRule { policy: self.late, reach: self.amend_reach.unwrap_or(DEFAULT_REACH) }
+    }
+
+    /// How long the work of one attempt at a batch may take.
+    pub fn attempt_timeout(&self) -> Length {
+        self.attempt_timeout.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT)
     }
 
     /// How far event times may lie from their record's timestamp (0 unless the event time is a JSON field).

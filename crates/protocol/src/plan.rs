@@ -329,6 +329,15 @@ mod tests {
         assert!(!last_step().is_same_work(&FinishPlan { partitions: vec![], ..last_step() }));
     }
 
+    #[test]
+    fn readings_are_the_same_by_another_spec_and_parts_likewise() {
+        let other = |plan: Plan| Plan { spec_hash: "other".to_owned(), ..plan };
+        assert!(plan().is_same_readings(&other(plan())));
+        assert!(!plan().is_same_readings(&other(Plan { read: OffsetRange::new(Offset(4), Offset(8)), ..plan() })));
+        assert!(last_step().is_same_parts(&FinishPlan { spec_hash: "other".to_owned(), ..last_step() }));
+        assert!(!last_step().is_same_parts(&FinishPlan { revision: Revision(1), ..last_step() }));
+    }
+
     /// A window of 100 readings that begins at offset 4.
     fn of_volume() -> Plan {
         let until = Until { amount: Amount::Readings(100), within: None };

@@ -85,6 +85,7 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
     set("idleTimeout", &spec.idle_timeout);
     set("late", &spec.late);
     set("amendReach", &spec.amend_reach);
+    set("attemptTimeout", &spec.attempt_timeout);
     if let Some(reduce) = &spec.reduce {
         out["reduce"] = json!(reduce);
     }
@@ -200,6 +201,7 @@ pub fn spec(spec: &JobSpec) -> v1::JobSpec {
         idle_timeout: text(&value["idleTimeout"]),
         late: text(&value["late"]),
         amend_reach: text(&value["amendReach"]),
+        attempt_timeout: text(&value["attemptTimeout"]),
         map: spec.map.clone(),
         reduce: spec.reduce.clone(),
         output: Some(v1::Output {
@@ -217,7 +219,7 @@ mod tests {
     const FULL: &str = r#"{"source": {"topic": "t", "values": {"v": "f64"}, "tags": ["zone"], "format": "json",
         "json": {"device": "d", "time": {"field": "ts", "format": "unix_millis", "bound": "5m"}}},
         "window": {"every": "day", "timeZone": "America/Chicago"}, "lateness": "10m", "idleTimeout": "5s",
-        "late": "drop", "map": "SELECT 1", "reduce": "SELECT 2", "maxAttempts": 7}"#;
+        "late": "drop", "map": "SELECT 1", "reduce": "SELECT 2", "maxAttempts": 7, "attemptTimeout": "20m"}"#;
 
     const SHIFTS: &str = r#"{"source": {"topic": "t"}, "window": {"every": "shift", "timeZone": "Europe/Berlin",
         "shifts": [{"name": "early", "from": "06:00", "to": "14:00", "days": ["mon", "sun"]},

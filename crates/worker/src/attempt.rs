@@ -146,6 +146,28 @@ impl Run<'_> {
         self.tools.place.run(work).await
     }
 
+    /// Runs work apart for as long as the job allows. What it may leave behind is its own: no marker names it, and none is
+    /// put before it has ended. While the store can't be reached, that is what it has failed by.
+    async fn run_in_time<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, AttemptError>> + Send + 'static,
+    ) -> Result<T, AttemptError> {
+        let limit = self.spec.attempt_timeout();
+        // It is large, and would be moved from stack to stack.
+        let work = Box::pin(work);
+        tokio::select! {
+            biased;
+            ended = self.run_apart(work) => ended,
+            () = self.tools.clock.sleep(limit.std()) => {
+                self.tools.store.size(&self.marker_path()).await?;
+                Err(AttemptError::Retry(format!(
+                    "stopped after {limit}, spec.attemptTimeout: to read, compute and store the result took longer. Mend the SQL if \
+                     it has no end; otherwise make that longer"
+                )))
+            }
+        }
+    }
+
     /// What a batch comes to that somebody has given up. He knows that its readings are lost. The count is of offsets: all
     /// that can hold one of them, also those that other windows read, too. Of a window of volume the end must be found all
     /// the same: the next one begins there.
@@ -193,7 +215,7 @@ impl Run<'_> {
             }
             Ok(Staged { files, quarantine_reasons, absent, amends, found, ..Staged::nothing(ledger) })
         };
-        self.run_apart(staged).await
+        self.run_in_time(staged).await
     }
 
     /// The dataset that a map's output is.

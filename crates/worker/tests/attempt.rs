@@ -1,6 +1,7 @@
 //! A batch from the log to published Parquet, on the embedded log and a local store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use windrow_embedded::Database;
 use windrow_ports::log::{Append, Log, NewTopic};
@@ -122,6 +123,30 @@ async fn a_batch_is_read_deduplicated_mapped_committed_and_published() {
     assert_eq!(objects(&bench, "job/data").await, ["job/data/window=19700101T000000Z/part-00000-000.parquet"]);
     assert!(objects(&bench, "job/_staging").await.is_empty());
     assert_eq!(std::fs::read_dir(&bench.tools.scratch).unwrap().count(), 0, "scratch is cleared");
+}
+
+/// A query without end must not keep its slot for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_takes_longer_than_its_job_allows_is_stopped_and_says_so() {
+    let bench = bench().await;
+    let mut spec = spec(false);
+    // Forty rows joined with themselves and the readings, over and over: 10^12 of each.
+    let forty = (0..40).map(|n| format!("({n})")).collect::<Vec<_>>().join(", ");
+    let joined =
+        (0..8).fold("readings".to_owned(), |inner, i| format!("(VALUES {forty}) AS v{i} CROSS JOIN ({inner})"));
+    spec.map = format!("SELECT count(*) AS n FROM {joined}");
+    spec.attempt_timeout = Some("2s".parse().unwrap());
+    // What works on the batch has the log in hand.
+    let idle = Arc::strong_count(&bench.tools.log);
+    let stopped = run(&bench.tools, &map(&bench, spec)).await.unwrap_err();
+    assert!(matches!(&stopped, AttemptError::Retry(why) if why.contains("2s")), "{stopped}");
+    assert!(objects(&bench, "job/data").await.is_empty() && objects(&bench, "job/_commits").await.is_empty());
+    let ends = async {
+        while Arc::strong_count(&bench.tools.log) > idle {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ends).await.expect("the query itself has ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -354,6 +354,19 @@ fn what_a_dead_worker_had_goes_to_another() {
     assert_eq!(store.view.assignments.len(), 3);
 }
 
+/// Otherwise a batch that was planned before could never be given more time.
+#[test]
+fn the_job_as_it_is_now_decides_how_long_an_attempt_may_take() {
+    let mut store = planned(1, 1);
+    let mut changed = store.view.jobs[&job()].value.clone();
+    changed.spec.attempt_timeout = Some("3h".parse().unwrap());
+    store.set(keys::job(&job()), &changed);
+    worker(&mut store, "a", 1);
+    store.dispatch();
+    let assigned = store.view.assignments.values().next().expect("it is handed out");
+    assert_eq!(assigned.value.spec.attempt_timeout(), "3h".parse().unwrap());
+}
+
 #[test]
 fn a_failed_batch_waits_out_its_pause_and_a_paused_job_gets_no_worker() {
     let mut store = planned(1, 1);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{API_VERSION, Format, JobFile, JobSpec, LatePolicy, closest};
+use super::{API_VERSION, Format, JobFile, JobSpec, LEAST_ATTEMPT_TIMEOUT, LatePolicy, closest};
 use crate::WindowSpec;
 use crate::duration::{DAY_MS, Length};
 use crate::window::Every;
@@ -210,6 +210,14 @@ impl JobSpec {
         if self.idle_timeout.millis() == 0 {
             let message = "idleTimeout must be longer than 0s, e.g. 5m";
             violations.push(Violation::new("spec.idleTimeout", "OUT_OF_RANGE", message));
+        }
+        if self.attempt_timeout() < LEAST_ATTEMPT_TIMEOUT {
+            let message = format!(
+                "attemptTimeout {} is too short: one request to a store that is away for a moment can take 3 minutes; make it \
+                 {LEAST_ATTEMPT_TIMEOUT} or longer",
+                self.attempt_timeout()
+            );
+            violations.push(Violation::new("spec.attemptTimeout", "OUT_OF_RANGE", message));
         }
     }
 }

@@ -24,6 +24,9 @@ fn a_good_job_has_no_violations_and_the_documented_defaults() {
     let job = congestion();
     assert_eq!(reasons(&job), Vec::<String>::new());
     assert_eq!((job.spec.late, job.spec.max_attempts), (LatePolicy::Side, 5));
+    assert_eq!(job.spec.attempt_timeout(), Length::from_secs(3_600));
+    let longer = JobSpec { attempt_timeout: Some(Length::from_secs(7_200)), ..job.spec.clone() };
+    assert_eq!(longer.hash(), job.spec.hash(), "batches that are planned already have it, too");
 }
 
 #[test]
@@ -43,6 +46,7 @@ fn each_mistake_is_named_with_its_path() {
     job.spec.source.json = Some(JsonSource::default());
     job.spec.map = "  ".into();
     job.spec.max_attempts = 0;
+    job.spec.attempt_timeout = Some(Length::default());
     assert_eq!(
         reasons(&job),
         [
@@ -52,6 +56,7 @@ fn each_mistake_is_named_with_its_path() {
             "spec.window.timeZone UNKNOWN_TIME_ZONE",
             "spec.lateness LATENESS_TOO_SHORT",
             "spec.idleTimeout OUT_OF_RANGE",
+            "spec.attemptTimeout OUT_OF_RANGE",
             "spec.map EMPTY_SQL",
             "spec.maxAttempts OUT_OF_RANGE",
         ]

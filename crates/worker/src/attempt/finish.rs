@@ -103,7 +103,7 @@ impl Run<'_> {
             files.extend(kept);
             Ok((files, damaged))
         };
-        self.run_apart(reduce).await
+        self.run_in_time(reduce).await
     }
 }
 

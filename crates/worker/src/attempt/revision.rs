@@ -69,7 +69,7 @@ impl Run<'_> {
             files.extend(kept);
             Ok(Staged { files, quarantine_reasons, absent, damaged, ..Staged::nothing(ledger) })
         };
-        self.run_apart(staged).await
+        self.run_in_time(staged).await
     }
 
     /// Leaves the result as it is, and sets aside what of the late readings can still be read.
@@ -115,6 +115,6 @@ impl Run<'_> {
                 ..Staged::nothing(ledger)
             })
         };
-        self.run_apart(staged).await
+        self.run_in_time(staged).await
     }
 }
