@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use windrow_ports::log::TopicInfo;
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op};
 use windrow_protocol::marker::{Complete, Expired, Marker};
-use windrow_protocol::plan::Part;
+use windrow_protocol::plan::{Part, Plan};
 use windrow_protocol::revise::{self, Ground, Known, SpecRef, Wish, WishId};
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Task, keys};
 use windrow_protocol::window::Calendar;
@@ -218,8 +218,7 @@ impl Revising<'_> {
         }
         let Some(until) = wish.spans.last().map(|span| span.until) else { return Ok(None) };
         if step.with_markers.is_none() {
-            let names = self.parts.store.folders(&paths::commits(&self.job.name)).await?;
-            step.with_markers = Some(names.iter().filter_map(|name| name.parse().ok()).collect());
+            step.with_markers = Some(self.parts.store.windows(&self.job.name).await?.into_iter().collect());
         }
         let range = WindowId::Time(wish.next)..WindowId::Time(until.max(wish.next));
         let with_markers = step.with_markers.as_ref().and_then(|windows| windows.range(range.clone()).next());
@@ -265,7 +264,7 @@ impl Revising<'_> {
             rules: &rules,
         };
         let batches = revise::revise(id, wish, window, &known, &ground);
-        if matches!(id, WishId::Late(_)) {
+        if matches!(id, WishId::Late(_)) || batches.is_empty() {
             return Ok((batches, None));
         }
         let has_reduce = |hash: &str| self.wishes.specs.get(hash).map(|spec| spec.reduce.is_some());
@@ -276,15 +275,12 @@ impl Revising<'_> {
             Some(known) => known,
             none => none.insert(self.log_starts().await?),
         };
-        for batch in &batches {
-            if let Task::Map(plan) = &batch.task
-                && let Some(lost) = log_starts.get(&plan.partition).and_then(|start| revise::lost(plan, *start))
-            {
-                let reason = format!("the log has dropped offsets {lost} of partition {}", plan.partition);
-                return Ok((batches, Some((reason, lost.len()))));
-            }
-        }
-        Ok((batches, None))
+        let maps = batches.iter().filter_map(|batch| match &batch.task {
+            Task::Map(plan) => Some(plan),
+            Task::Finish(_) => None,
+        });
+        let dropped = dropped(maps, log_starts);
+        Ok((batches, dropped))
     }
 
     async fn log_starts(&self) -> Result<BTreeMap<PartitionId, Offset>, TickError> {
@@ -306,10 +302,22 @@ fn add(write: &mut Write, batch: &BatchRecord) {
     write.then.push(Op::put(key, encode(batch)));
 }
 
-/// Why a backfill can't run a window again, if it can't: a result that moves to another dataset would leave its old files
-/// standing where readers look. `has_reduce`: of a spec by its hash.
+/// Why a backfill can't run a window again, if it can't: it would replace what the job has computed by a later change of it
+/// meanwhile; or a result that moves to another dataset would leave its old files standing where readers look.
+/// `has_reduce`: of a spec by its hash.
 pub fn refusal(wish: &Wish, known: &Known, has_reduce: impl Fn(&str) -> Option<bool>) -> Option<String> {
-    let wanted = wish.spec.as_ref().and_then(|spec| has_reduce(&spec.hash))?;
+    let spec = wish.spec.as_ref()?;
+    let partitions = known.markers.values().map(|marker| (marker.plan.generation, &marker.plan.spec_hash));
+    let last = known.complete.iter().map(|complete| (complete.plan.generation, &complete.plan.spec_hash));
+    let other =
+        partitions.chain(last).filter(|(generation, hash)| *generation > spec.generation && **hash != spec.hash);
+    if let Some((newer, _)) = other.max() {
+        return Some(format!(
+            "it was computed by generation {newer} of the job, and this backfill is of generation {}",
+            spec.generation
+        ));
+    }
+    let wanted = has_reduce(&spec.hash)?;
     let moved = known.markers.values().any(|marker| has_reduce(&marker.plan.spec_hash) != Some(wanted));
     moved.then(|| {
         let what = if wanted {
@@ -318,6 +326,17 @@ pub fn refusal(wish: &Wish, known: &Known, has_reduce: impl Fn(&str) -> Option<b
             "with a reduce, and the job now has none"
         };
         format!("it was computed {what}: its files would be of another dataset; apply the changed job as a new one")
+    })
+}
+
+/// Why these plans can't be run, if the log has dropped some of what they read, and how many offsets.
+pub fn dropped<'a>(
+    plans: impl IntoIterator<Item = &'a Plan>,
+    log_starts: &BTreeMap<PartitionId, Offset>,
+) -> Option<(String, u64)> {
+    plans.into_iter().find_map(|plan| {
+        let lost = log_starts.get(&plan.partition).and_then(|start| revise::lost(plan, *start))?;
+        Some((format!("the log has dropped offsets {lost} of partition {}", plan.partition), lost.len()))
     })
 }
 

@@ -4,16 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status};
+use windrow_ports::LogError;
 use windrow_ports::meta::{Compare, MAX_TXN_OPS, Op, Txn};
+use windrow_protocol::plan::Plan;
 use windrow_protocol::revise::{self, Ground, Known, Span, SpecRef, Wish, WishId};
 use windrow_protocol::state::{BatchRecord, BatchState, JobRecord, Progress, Task, keys};
-use windrow_protocol::{BackfillName, JobName, PartitionId, Window, WindowId, paths};
+use windrow_protocol::{BackfillName, JobName, Offset, PartitionId, Window, WindowId};
 use windrow_storage::StoreError;
 use windrow_wire::convert;
 use windrow_wire::status::{error, invalid_field};
 use windrow_wire::v1::backfill_service_server::BackfillService;
 use windrow_wire::v1::{self, BackfillState};
 
+use super::partitions::unavailable;
 use super::windows::{is_in_part, times};
 use super::{Api, encode, job_name, meta, page, store};
 use crate::revising;
@@ -27,6 +30,9 @@ const READS: usize = 16;
 
 /// Backfills that are done and stay for a look; the oldest others go when one is created.
 const KEPT: usize = 10;
+
+/// How often a change is tried that others keep changing what it looked at.
+const TRIES: usize = 20;
 
 /// A job's backfills, and what of them is in flight.
 struct Of {
@@ -135,17 +141,18 @@ impl Api {
     }
 
     async fn set_paused(&self, name: &str, paused: bool) -> Result<v1::Backfill, Status> {
-        let (of, backfill, wish) = self.backfill(name).await?;
-        let changed = Wish { paused, ..wish.value.clone() };
-        if changed != wish.value {
+        // It may go on meanwhile, with each window that it plans.
+        for _ in 0..TRIES {
+            let (of, backfill, wish) = self.backfill(name).await?;
+            let changed = Wish { paused, ..wish.value.clone() };
             let key = keys::wish(&of.job.name, &WishId::Backfill(backfill.clone()));
             let then = vec![Op::put(key.clone(), encode(&changed))];
             let txn = Txn { when: vec![Compare::Modified(key, wish.revision)], then };
-            if !self.parts.meta.txn(txn).await.map_err(meta)?.applied {
-                return Err(error(Code::Aborted, "CHANGED", "the backfill has gone on meanwhile; try again"));
+            if changed == wish.value || self.parts.meta.txn(txn).await.map_err(meta)?.applied {
+                return Ok(of.message(&backfill, &changed));
             }
         }
-        Ok(of.message(&backfill, &changed))
+        Err(error(Code::Aborted, "CHANGED", "the backfill has gone on meanwhile; try again"))
     }
 
     async fn begin_backfill(&self, request: v1::CreateBackfillRequest) -> Result<v1::CreateBackfillResponse, Status> {
@@ -178,7 +185,8 @@ impl Api {
         }
         // What a preview refuses as a whole is refused before anything is planned.
         if request.validate_only || self.reduce_came_or_went(&of) {
-            let preview = self.preview(&of, &name, &wish, windows).await?;
+            let log_starts = if request.validate_only { self.log_starts(&of.job).await? } else { BTreeMap::new() };
+            let preview = self.preview(&of, &name, &wish, windows, &log_starts).await?;
             if request.validate_only {
                 return Ok(preview);
             }
@@ -205,6 +213,7 @@ impl Api {
         name: &BackfillName,
         wish: &Wish,
         windows: Vec<WindowId>,
+        log_starts: &BTreeMap<PartitionId, Offset>,
     ) -> Result<v1::CreateBackfillResponse, Status> {
         let (mut batches, mut batches_total, mut shown) = (Vec::new(), 0, wish.clone());
         let id = WishId::Backfill(name.clone());
@@ -224,12 +233,20 @@ impl Api {
                 Err(cause) => return Err(store(cause)),
             };
             self.expect_same_dataset(of, wish, window, &known)?;
-            for batch in self.planned(&of.job, &id, wish, window, &known)? {
-                batches_total += 1;
-                if batches.len() < MOST_LISTED {
-                    batches.push(batch);
-                }
+            let plans = self.planned(&of.job, &id, wish, window, &known)?;
+            if let (Some(start), Some((reason, lost))) = (window.time(), revising::dropped(&plans, log_starts)) {
+                shown.refuse(Window::new(start, start), reason, lost);
+                continue;
             }
+            batches_total += plans.len() as u64;
+            let left = MOST_LISTED.saturating_sub(batches.len());
+            batches.extend(plans.iter().take(left).map(|plan| v1::BackfillBatch {
+                window: format!("jobs/{}/windows/{window}", of.job.name),
+                partition: plan.partition.0,
+                start_offset: plan.read.start.0,
+                end_offset: plan.read.end.0,
+                revision: plan.revision.0,
+            }));
         }
         // Nothing has been done of it yet.
         shown.next = wish.next;
@@ -239,12 +256,9 @@ impl Api {
 
     /// The windows with markers that a span holds.
     async fn windows_in(&self, job: &JobName, span: Span) -> Result<Vec<WindowId>, Status> {
-        let names = self.parts.store.folders(&paths::commits(job)).await.map_err(store)?;
+        let mut windows = self.parts.store.windows(job).await.map_err(store)?;
         let gone = self.parts.store.expired(job).await.map_err(store)?.map(|(_, expired)| expired).unwrap_or_default();
-        let windows = names.iter().filter_map(|name| name.parse().ok()).filter(|window| !gone.covers(*window));
-        let mut windows: Vec<WindowId> =
-            windows.filter(|window: &WindowId| window.time().is_some_and(|at| span.holds(at))).collect();
-        windows.sort();
+        windows.retain(|window| !gone.covers(*window) && window.time().is_some_and(|at| span.holds(at)));
         Ok(windows)
     }
 
@@ -274,6 +288,18 @@ impl Api {
         }
     }
 
+    /// Where the log of each partition begins now. Of a topic that is gone nothing is known: its job is blocked, and says so.
+    async fn log_starts(&self, job: &JobRecord) -> Result<BTreeMap<PartitionId, Offset>, Status> {
+        let topic = &job.spec.source.topic;
+        let partitions = match self.parts.log.topic(topic).await {
+            Ok(info) => (0..info.partitions).map(PartitionId).collect(),
+            Err(LogError::NoTopic(_)) => Vec::new(),
+            Err(error) => return Err(unavailable(error)),
+        };
+        let bounds = self.bounds(topic, partitions).await?;
+        Ok(bounds.into_iter().map(|(partition, bounds)| (partition, bounds.log_start)).collect())
+    }
+
     /// The batches of a window, as they would be planned now.
     fn planned(
         &self,
@@ -282,7 +308,7 @@ impl Api {
         wish: &Wish,
         window: WindowId,
         known: &Known,
-    ) -> Result<Vec<v1::BackfillBatch>, Status> {
+    ) -> Result<Vec<Plan>, Status> {
         let calendar = job
             .spec
             .window
@@ -303,13 +329,7 @@ impl Api {
         let Some(start) = window.time() else { return Ok(Vec::new()) };
         let batches = revise::revise(id, wish, calendar.window_from(start), known, &ground);
         let maps = batches.into_iter().filter_map(|batch| match batch.task {
-            Task::Map(plan) => Some(v1::BackfillBatch {
-                window: format!("jobs/{}/windows/{window}", job.name),
-                partition: plan.partition.0,
-                start_offset: plan.read.start.0,
-                end_offset: plan.read.end.0,
-                revision: plan.revision.0,
-            }),
+            Task::Map(plan) => Some(plan),
             Task::Finish(_) => None,
         });
         Ok(maps.collect())

@@ -13,7 +13,7 @@ use windrow_wire::{convert, status, v1};
 use super::{Api, job_name, meta, page};
 use crate::view::View;
 
-fn unavailable(error: LogError) -> Status {
+pub fn unavailable(error: LogError) -> Status {
     status::error(Code::Unavailable, "LOG_UNAVAILABLE", error.to_string())
 }
 
@@ -57,7 +57,7 @@ impl Api {
         Ok(v1::ListPartitionsResponse { partitions: partitions.collect(), next_page_token, topic_id })
     }
 
-    async fn bounds(
+    pub(super) async fn bounds(
         &self,
         topic: &TopicName,
         partitions: Vec<PartitionId>,

@@ -304,6 +304,24 @@ async fn a_window_that_cannot_be_run_again_is_refused_and_the_next_goes_on() {
     }
 }
 
+/// Of two backfills one may wait, or be paused, while the job changes and the other runs.
+#[tokio::test]
+async fn a_backfill_does_not_replace_what_a_later_change_of_the_job_has_computed() {
+    let mut world = World::new(1, [3]).await;
+    let older = JobSpec { map: "SELECT 2".to_owned(), ..spec() };
+    world.meta.set(keys::spec(&world.job.name, &older.hash()), &older);
+    let backfill =
+        |hash: String| Wish::backfill(Span { from: hour(3), until: hour(4) }, SpecRef { hash, generation: 0 }, hour(0));
+    world.meta.set(keys::wish(&world.job.name, &id("b")), &backfill(older.hash()));
+    world.step().await;
+    assert_eq!((world.again(), world.wish().refused), (vec![], 1));
+    let reason = &world.wish().refusals[0].reason;
+    assert_eq!(reason, "it was computed by generation 1 of the job, and this backfill is of generation 0");
+    world.meta.set(keys::wish(&world.job.name, &id("b")), &backfill(spec().hash()));
+    world.step().await;
+    assert_eq!((world.hours_again(), world.wish().refused), (vec![3], 0), "a change that was taken back");
+}
+
 #[tokio::test]
 async fn what_retention_has_taken_is_refused() {
     let mut world = World::new(1, [3, 4]).await;

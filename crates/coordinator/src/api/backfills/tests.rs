@@ -1,8 +1,9 @@
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use windrow_protocol::marker::Marker;
-use windrow_protocol::plan::{BatchId, Part};
-use windrow_protocol::{Revision, Timestamp};
+use windrow_ports::log::{Append, NewTopic};
+use windrow_protocol::marker::{Complete, Marker};
+use windrow_protocol::plan::{BatchId, FinishPlan, Part};
+use windrow_protocol::{Revision, Timestamp, TopicName, paths};
 
 use super::*;
 use crate::fixture;
@@ -14,6 +15,8 @@ struct World {
     api: Api,
     job: JobName,
     window: WindowId,
+    /// The plan of its last step.
+    last: FinishPlan,
     _folder: tempfile::TempDir,
 }
 
@@ -39,7 +42,8 @@ impl World {
             "window": plan()["window"], "until": "2026-01-01T01:00:00Z", "windows": 1, "partitions": [3], "empty": [], "revision": 1,
             "topic": "t", "topicId": "i", "specHash": "h", "generation": 1,
         });
-        let last = BatchRecord::new(id(Part::Finish), Task::Finish(serde_json::from_value(last).unwrap()));
+        let finish: FinishPlan = serde_json::from_value(last).unwrap();
+        let last = BatchRecord::new(id(Part::Finish), Task::Finish(finish.clone()));
         let at = window.time().unwrap();
         let spans = Span { from: at, until: at.plus_micros(3_600_000_000) };
         let wish = Wish::backfill(spans, SpecRef { hash: "h".to_owned(), generation: 1 }, at);
@@ -52,7 +56,7 @@ impl World {
         ];
         parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
         let api = Api { parts, cluster: v1::Cluster::default(), stop: CancellationToken::new() };
-        Self { api, job, window, _folder: folder }
+        Self { api, job, window, last: finish, _folder: folder }
     }
 
     /// A worker puts its marker, and dies before it can say so.
@@ -117,4 +121,35 @@ async fn a_window_that_is_complete_in_part_keeps_no_other_from_being_listed() {
     meta.txn(Txn { when: vec![], then: vec![gone] }).await.unwrap();
     let (batches, refused) = preview(&world).await;
     assert!(batches == 0 && refused.len() == 1 && refused[0].contains("damaged"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_dry_run_says_of_which_windows_the_log_has_dropped_a_part() {
+    let world = World::new().await;
+    let parts = &world.api.parts;
+    let topic = TopicName::new("t").unwrap();
+    let new = NewTopic { name: topic.clone(), partitions: 4, replication: 1, retention_ms: None, max_ahead_ms: None };
+    parts.log.create_topic(&new).await.unwrap();
+    let record = |_| Append { timestamp: Timestamp::default(), key: None, payload: "x".into() };
+    parts.log.append(&topic, PartitionId(3), (0..9).map(record).collect()).await.unwrap();
+    world.commit().await;
+    let mut last = world.last.clone();
+    last.revisions = [(PartitionId(3), Revision(1))].into();
+    let complete = json!({
+        "version": 1, "job": world.job, "attempt": "a", "ledger": {}, "files": [], "rows": 0, "inputs": [], "plan": last,
+        "committedAt": "2026-01-01T01:00:00Z",
+    });
+    let complete: Complete = serde_json::from_value(complete).unwrap();
+    let path = paths::marker(&world.job, world.window, Part::Finish, Revision(1));
+    parts.store.commit(&path, &complete).await.unwrap();
+    let through = world.window.time().unwrap().plus_micros(3_600_000_000);
+    let progress = Progress { origin: Timestamp::MIN, finish_planned_through: through, windows_complete: 1 };
+    let then = vec![
+        Op::put(keys::progress(&world.job), encode(&progress)),
+        Op::DeletePrefix { prefix: keys::batches(&world.job) },
+    ];
+    parts.meta.txn(Txn { when: vec![], then }).await.unwrap();
+    assert_eq!(preview(&world).await, (1, vec![]));
+    parts.log.truncate(&topic, PartitionId(3), Offset(6)).await.unwrap();
+    assert_eq!(preview(&world).await, (0, vec!["the log has dropped offsets [4, 6) of partition 3".to_owned()]));
 }
