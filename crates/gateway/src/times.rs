@@ -39,7 +39,7 @@ pub fn check(batch: &Batch, now: Timestamp, max_skew: Length, topic: &TopicInfo)
             && time <= oldest(ms)
         {
             let keeps = Length::from_millis(ms);
-            let danger = "it could vanish before it is read";
+            let danger = "it could vanish before it is read; make that longer (retention.ms, -1 for ever)";
             refusals
                 .add(|| refusal("TOO_OLD", format!("{time} is older than the topic's retention ({keeps}): {danger}")));
         } else {

@@ -37,7 +37,7 @@ pub struct Args {
     /// List the windows and offsets that would be run again, change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Return when it is done; fails if a batch is parked.
+    /// Return when it is done; fails if a batch is parked, or a window was refused.
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
     /// How long to wait at most, e.g. `60s`, `5m`, `1h`.
@@ -123,7 +123,13 @@ async fn create(args: Args) -> Result<()> {
     output::print(args.output.output, &value(&backfill), std::slice::from_ref(&name), || {
         let what = if done { summary(&backfill) } else { "created".to_owned() };
         format!("backfill/{name} of job/{job} {what}")
-    })
+    })?;
+    ensure!(
+        backfill.windows_refused == 0,
+        "{} refused: their results stay as they are",
+        output::count(backfill.windows_refused, "window")
+    );
+    Ok(())
 }
 
 fn print_dry(args: &Args, answer: &v1::CreateBackfillResponse, backfill: &v1::Backfill) -> Result<()> {
@@ -157,6 +163,9 @@ fn print_dry(args: &Args, answer: &v1::CreateBackfillResponse, backfill: &v1::Ba
             String::new()
         };
         text += &format!("\n{batches}{windows} would be run again (dry run){first}");
+        if backfill.windows_refused > 0 {
+            text += &format!("; {} refused{}", backfill.windows_refused, first_refusal(backfill));
+        }
         text
     })
 }
@@ -202,10 +211,12 @@ fn summary(backfill: &v1::Backfill) -> String {
             text += &format!(", {n} {what}");
         }
     }
-    if let Some(first) = backfill.refusals.first() {
-        text += &format!(" (window {}: {})", last_segment(&first.window), first.reason);
-    }
-    text
+    text + &first_refusal(backfill)
+}
+
+fn first_refusal(backfill: &v1::Backfill) -> String {
+    let first = backfill.refusals.first();
+    first.map_or_else(String::new, |first| format!(" (window {}: {})", last_segment(&first.window), first.reason))
 }
 
 async fn change_it(change: Change) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use windrow_protocol::window::{Calendar, Every};
-use windrow_protocol::{JobName, Ledger, Timestamp, Window, WindowId};
+use windrow_protocol::{JobName, Ledger, Revision, Timestamp, Window, WindowId};
 use windrow_wire::v1::BatchState;
 use windrow_wire::{convert, v1};
 
@@ -143,13 +143,17 @@ fn past(past: &Past) -> Row {
 fn missing(past: &Past) -> String {
     let partitions = past.complete.inputs.iter().filter_map(|input| {
         let reason = input.skipped.as_ref()?;
-        Some(format!("partition {} was skipped: {reason}", input.partition))
+        // What has come since is set aside, whether a result stands or not.
+        let was_later = past.complete.plan.revision_of(input.partition) > Revision::default();
+        let what = if was_later { "was given up, or a revision of it" } else { "was skipped" };
+        Some(format!("partition {} {what}: {reason}", input.partition))
     });
     let last = past.complete.skipped.iter().map(|reason| format!("the reduce was skipped: {reason}"));
     let mut missing: Vec<String> = partitions.chain(last).collect();
     let Ledger { lost_offsets, undecodable, .. } = past.complete.ledger;
     if lost_offsets > 0 && missing.is_empty() {
-        missing.push(format!("{} lost to retention", output::count(lost_offsets, "offset")));
+        let lost = output::count(lost_offsets, "offset");
+        missing.push(format!("{lost} lost to retention, which may have held readings of later windows, too"));
     }
     if undecodable > 0 {
         missing.push(format!("{} could not be decoded", output::count(undecodable, "record")));
@@ -265,7 +269,8 @@ pub async fn get(args: GetArgs) -> Result<()> {
     rows.drain(..skipped);
     let (zone, shifts) = (zone(&job), shifts(&job));
     if rows.is_empty() {
-        tell!("no windows yet; {}", args.store.server.command(&["describe", args.job.as_str()]));
+        let of_time = if (filter.from, filter.until) == (None, None) { "yet" } else { "of that time" };
+        tell!("no windows {of_time}; {}", args.store.server.command(&["describe", args.job.as_str()]));
     } else if rows.len() < all && !args.all {
         tell!("the newest {} of about {all} windows; --all shows all, --from and --until a time", rows.len());
     }

@@ -6,7 +6,9 @@ use anyhow::Result;
 use windrow_protocol::marker::{Committed, Complete, Expired, Marker};
 use windrow_protocol::paths::Dataset;
 use windrow_protocol::plan::Part;
-use windrow_protocol::{JobName, Ledger, PartitionId, Revision, Timestamp, WindowId, audit, paths};
+use windrow_protocol::{
+    JobName, Ledger, Offset, OffsetRange, PartitionId, Revision, Timestamp, WindowId, audit, paths,
+};
 use windrow_storage::{Object, Store, StoreError};
 
 use super::source::Topic;
@@ -37,6 +39,8 @@ pub struct Report {
     pub(super) named: BTreeSet<String>,
     /// Of windows whose retention has ended.
     pub(super) expired: Expired,
+    /// Those of them that are not gone yet: their last markers go last.
+    pub(super) going: BTreeSet<WindowId>,
     /// Windows that end by then are over and done with. Of those after it some batches may be committed before others,
     /// and some files be about to be published.
     pub(super) settled: Timestamp,
@@ -77,6 +81,9 @@ async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, ex
     // Before the markers: whatever is published by now has a marker by then, also while the job runs.
     let published = published(store, job).await?;
     let objects = store.list(&paths::commits(job)).await?;
+    report.going =
+        objects.iter().filter_map(|object| paths::parse_marker(&object.path)).map(|(_, id, ..)| id).collect();
+    report.going.retain(|window| report.expired.covers(*window));
     let mut progress = Progress::new("verifying", 2 * objects.len() as u64, "steps");
     let Found { mut complete, batches } = report.read_all(store, objects, &mut progress).await?;
     complete.sort_by_key(|marker| (marker.plan.window.id(), marker.plan.revision));
@@ -136,7 +143,7 @@ async fn verify_from(store: &Store, ends: &Ends, job: &JobName, state: State, ex
             .notes
             .push(format!("{parked} failed and parked: their windows, or new revisions of them, are not complete; `windrow describe {job}`"));
     }
-    report.strays(published);
+    report.strays(store, published).await?;
     report.taken_in += report.expired.taken_in;
     report.amended = (report.amended.0 + report.expired.amended, report.amended.1 + report.expired.amended);
     report.amendments(state.revisions_pending);
@@ -252,10 +259,11 @@ impl Report {
         }
         // One before it may be parked.
         let first_may_come = first.plan.window.volume.is_none() && first.plan.window.end > self.settled;
-        let Some(log) = ends.of(&last.plan.topic, partition).await? else { return Ok(()) };
+        // Told of once, for all partitions.
         if *topic == Topic::Gone {
             return Ok(());
         }
+        let Some(log) = ends.of(&last.plan.topic, partition).await? else { return Ok(()) };
         if matches!(topic, Topic::Is(id) if *id != last.plan.topic_id) {
             self.findings.push(format!(
                 "partition {partition}: topic {} was deleted and made again since; what of it was not read is lost",
@@ -285,12 +293,28 @@ impl Report {
         let found = found.chain(audit::revisions(&revisions.iter().collect::<Vec<_>>()));
         self.findings.extend(found.map(|what| format!("{at}: {what}")));
         let lost = marker.ledger.lost_offsets;
-        if let (Some(reason), Some(_)) = (&marker.skipped, marker.carried) {
-            self.notes.push(format!("{at}: {} given up, the result before it stands: {reason}", marker.plan.revision));
-        } else if let Some(reason) = &marker.skipped {
-            self.notes.push(format!("{at}: skipped, up to {lost} offsets without a result: {reason}"));
-        } else if lost > 0 {
-            self.findings.push(format!("{at}: {lost} offsets were lost to retention"));
+        // A revision that is the first of its partition stands for one without readings.
+        let is_result = |it: &Marker| it.skipped.is_none();
+        let has_result = marker.carried.is_some()
+            && (revisions.first().is_some_and(|first| first.plan.revision > Revision::default())
+                || revisions.iter().any(is_result));
+        let given_up = revisions.iter().rev().take_while(|it| it.skipped.is_some()).last();
+        match (&marker.skipped, given_up) {
+            (Some(reason), Some(given_up)) if has_result => self.notes.push(format!(
+                "{at}: {} given up, the result before it stands, and what has come later is set aside: {reason}",
+                given_up.plan.revision
+            )),
+            (Some(reason), _) => {
+                self.notes.push(format!("{at}: skipped, up to {lost} offsets without a result: {reason}"));
+            }
+            (None, _) => {}
+        }
+        if lost > 0 && (has_result || marker.skipped.is_none()) {
+            let start = marker.plan.read.start;
+            let range = OffsetRange::new(start, Offset(start.0.saturating_add_unsigned(lost)));
+            self.findings.push(format!(
+                "{at}: offsets {range} were lost to retention; they may have held readings of later windows, too"
+            ));
         }
         if let Some(gone) = marker.carried.filter(|gone| !gone.is_empty()) {
             let (revision, late) = (marker.plan.revision, marker.ledger.late.saturating_sub(marker.ledger.amended));
@@ -332,11 +356,17 @@ impl Report {
     }
 
     /// Files that no marker names: readers would count them too.
-    fn strays(&mut self, published: Vec<String>) {
-        let is_gone = |path: &String| paths::window_of(path).is_some_and(|window| self.expired.covers(window));
-        for path in published.into_iter().filter(|path| !self.named.contains(path) && !is_gone(path)) {
+    async fn strays(&mut self, store: &Store, published: Vec<String>) -> Result<()> {
+        for path in published.into_iter().filter(|path| !self.named.contains(path)) {
+            let expired = paths::window_of(&path).filter(|window| self.expired.covers(*window));
+            // It may have gone, with its window, between the two lists.
+            let goes = |window| self.going.contains(window);
+            if expired.as_ref().is_some_and(goes) || (expired.is_some() && store.size(&path).await?.is_none()) {
+                continue;
+            }
             self.findings.push(format!("{path} is named by no marker: it is not windrow's result"));
         }
+        Ok(())
     }
 }
 
