@@ -32,3 +32,22 @@ fn of_many_jobs_with_a_backlog_each_gets_a_turn_on_one_slot() {
     }
     assert_eq!(turns, "jkljkl");
 }
+
+/// A leader that has just begun knows of no turns, but of what runs.
+#[test]
+fn a_free_slot_goes_to_the_job_that_has_less_running() {
+    let mut store: Store = planned(9, 1);
+    worker(&mut store, "a", 2);
+    store.dispatch();
+    let late = JobName::new("k").unwrap();
+    store.set(keys::job(&late), &JobRecord::new(late.clone(), spec(), Timestamp::MIN));
+    store.set(keys::spec(&late, &spec().hash()), &spec());
+    let mut batch = record(0, Part::Partition(PartitionId(0)), 1);
+    batch.id.job = late.clone();
+    store.set(keys::batch(&late, batch.id.window, batch.id.part), &batch);
+    worker(&mut store, "b", 1);
+    let write = assign(&store.view, &mut Turns::default(), Timestamp::MIN);
+    store.write(write);
+    let given = store.view.assignments.values().filter(|it| it.value.id.job == late);
+    assert_eq!(given.count(), 1);
+}
