@@ -266,6 +266,15 @@ async fn a_window_of_which_nothing_is_there_keeps_all_after_it() {
     assert_eq!((world.expire().await, world.record().await.unwrap().1.windows), (2, 4));
 }
 
+/// They have late readings only, and are not one after the other.
+#[tokio::test]
+async fn what_is_gone_from_before_the_job_s_first_window_leaves_no_gap() {
+    let world = World::new().await;
+    let early = Expired { through: Some(hour(-5)), ..Expired::default() };
+    world.parts.store.expire(&world.job.name, 1, &early).await.unwrap();
+    assert_eq!((world.expire().await, world.record().await.unwrap().1.windows), (4, 4));
+}
+
 #[tokio::test]
 async fn windows_of_volume_go_by_the_age_that_they_have_in_their_partition() {
     let mut world = World::new().await;
